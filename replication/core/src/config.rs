@@ -1,0 +1,136 @@
+//! Settings of a replica, parsed into values that cannot contradict each other.
+
+use std::{str::FromStr, time::Duration};
+
+use crate::ReplicaId;
+
+/// How fast the pair decides. All replicas of a pair use the same profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Tick 5 ms, election 50 ms, lease 40 ms: quiet hosts.
+    Fast,
+    /// Tick 10 ms, election 100 ms, lease 80 ms.
+    #[default]
+    Standard,
+    /// Tick 50 ms, election 500 ms, lease 400 ms: noisy hosts.
+    Relaxed,
+}
+
+/// The durations behind a [`Profile`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// One step of Raft's logical clock; also the heartbeat interval.
+    pub tick: Duration,
+    /// Shortest silence after which a follower stands for election, in ticks.
+    pub election_ticks: u32,
+    /// How long a confirmed heartbeat entitles the leader to serve, in ticks from its send time.
+    pub lease_ticks: u32,
+}
+
+/// The text names no profile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a profile: fast, standard or relaxed")]
+pub struct InvalidProfile(pub String);
+
+impl FromStr for Profile {
+    type Err = InvalidProfile;
+
+    fn from_str(text: &str) -> Result<Profile, InvalidProfile> {
+        match text {
+            "fast" => Ok(Profile::Fast),
+            "standard" => Ok(Profile::Standard),
+            "relaxed" => Ok(Profile::Relaxed),
+            other => Err(InvalidProfile(other.to_owned())),
+        }
+    }
+}
+
+impl Profile {
+    /// The profile's durations.
+    pub const fn timing(self) -> Timing {
+        let tick = match self {
+            Profile::Fast => Duration::from_millis(5),
+            Profile::Standard => Duration::from_millis(10),
+            Profile::Relaxed => Duration::from_millis(50),
+        };
+        Timing {
+            tick,
+            election_ticks: 10,
+            lease_ticks: 8,
+        }
+    }
+}
+
+impl Timing {
+    /// Shortest election timeout.
+    pub const fn election(self) -> Duration {
+        self.tick.saturating_mul(self.election_ticks)
+    }
+
+    /// Lease length.
+    pub const fn lease(self) -> Duration {
+        self.tick.saturating_mul(self.lease_ticks)
+    }
+}
+
+/// Bounds of a replica. The defaults suit a pair with tens of thousands of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Proposals neither applied nor dropped; at the bound `propose` answers `Full`.
+    pub proposals: usize,
+    /// Bytes of one encoded proposal; beyond it `propose` answers `TooLarge`.
+    pub entry_bytes: usize,
+    /// Bytes appended but not committed; beyond it `propose` answers `Full`.
+    pub uncommitted_bytes: u64,
+    /// Bytes of keys and values in the table; at the bound `propose` answers `TableFull`.
+    pub table_bytes: usize,
+    /// Applied entries kept for followers that are behind; older ones are compacted away.
+    pub log_entries: u64,
+    /// Bytes of applied entries kept likewise.
+    pub log_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            proposals: 4096,
+            entry_bytes: 1 << 20,
+            uncommitted_bytes: 16 << 20,
+            table_bytes: 512 << 20,
+            log_entries: 65_536,
+            log_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Settings of one replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This replica.
+    pub id: ReplicaId,
+    /// Voters of a new pair, used only with an empty store. Empty: wait to be added by a leader.
+    pub voters: Vec<ReplicaId>,
+    /// Timing.
+    pub profile: Profile,
+    /// Bounds.
+    pub limits: Limits,
+    /// Seed of this replica's random numbers.
+    pub seed: u64,
+}
+
+/// Why a [`Replica`](crate::Replica) was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The initial voters do not include this replica.
+    #[error("{0} is not among the initial voters")]
+    NotAVoter(ReplicaId),
+    /// Two initial voters share a slot.
+    #[error("two initial voters in slot {0}")]
+    DuplicateSlot(crate::Slot),
+    /// The restored store contradicts itself; the disk must be treated as lost.
+    #[error("inconsistent store: {0}")]
+    Inconsistent(&'static str),
+    /// raft-rs refused the configuration.
+    #[error("raft: {0}")]
+    Raft(#[from] raft::Error),
+}

@@ -1,0 +1,172 @@
+//! Random schedules of faults, many seeds.
+#![allow(clippy::unwrap_used)]
+
+use rand::Rng;
+
+use super::{A, B, Conditions, WITNESS, World, ms};
+use crate::{Limits, Profile};
+
+/// A failing run names its seed: `TANDEM_SIM_SEED=<seed> cargo test -p tandem-replication-core random`.
+const SEED_VARIABLE: &str = "TANDEM_SIM_SEED";
+
+fn fault(world: &mut World) {
+    let node = world.rng.random_range(A..=WITNESS);
+    let other = (node + world.rng.random_range(1..=2)) % 3;
+    match world.rng.random_range(0..12) {
+        0 | 1 if world.is_up(node) => world.crash(node),
+        0 | 1 => world.start(node),
+        2 => world.isolate(node),
+        3 => world.cut(node, other),
+        4 => {
+            world.conditions.cut.insert((node, other));
+        }
+        5 => world.conditions.loss = world.rng.random_range(0.0..0.3),
+        6 => {
+            let length = ms(world.rng.random_range(10..300));
+            world.pause(node, length);
+        }
+        7 => {
+            let length = ms(world.rng.random_range(5..200));
+            world.stall_disk(node, length);
+        }
+        8 => {
+            // Refused unless `node` leads, which is most of the time.
+            let _ = world.transfer(node, other);
+        }
+        9 if world.is_up(node) => {
+            world.crash(node);
+            world.start(node);
+        }
+        10 => {
+            world.conditions.delay_us = if world.rng.random_bool(0.5) {
+                (80, 400)
+            } else {
+                (80, 40_000)
+            }
+        }
+        _ => {
+            world.heal();
+            for node in [A, B, WITNESS] {
+                if !world.is_up(node) {
+                    world.start(node);
+                }
+            }
+        }
+    }
+}
+
+fn run(seed: u64) {
+    let limits = Limits {
+        log_entries: 60,
+        log_bytes: 1 << 20,
+        ..Limits::default()
+    };
+    let profile = if seed.is_multiple_of(4) {
+        Profile::Fast
+    } else {
+        Profile::Standard
+    };
+    let mut world = World::new(
+        seed,
+        Conditions {
+            limits,
+            profile,
+            ..Conditions::default()
+        },
+    );
+    world.run_for(ms(200));
+    for _ in 0..12 {
+        fault(&mut world);
+        for _ in 0..world.rng.random_range(2..14) {
+            let length = ms(world.rng.random_range(1..25));
+            world.run_for(length);
+            for node in [A, B] {
+                // Refused by followers and by leaders that are full or handing on.
+                let _ = world.propose(node, 20);
+            }
+        }
+    }
+    recover(&mut world);
+    assert!(
+        world.invariants.violations.is_empty(),
+        "{SEED_VARIABLE}={seed}: {:?}",
+        world.invariants.violations
+    );
+}
+
+/// Once everything is well, somebody serves, takes proposals and all tables agree.
+fn recover(world: &mut World) {
+    let seed = world.seed;
+    world.heal();
+    world.conditions.delay_us = (80, 400);
+    for node in [A, B, WITNESS] {
+        if !world.is_up(node) {
+            world.start(node);
+        }
+    }
+    world.run_for(ms(300));
+    let healthy = world.run_until(ms(1500), |world| world.serving().is_some());
+    assert!(
+        healthy.is_some(),
+        "{SEED_VARIABLE}={seed}: nobody serves: {world:#?}"
+    );
+    world.run_for(ms(100));
+    let owner = world.serving().unwrap();
+    let before = world.invariants.acknowledged.len();
+    world.propose(owner, 20).unwrap();
+    world.run_for(ms(200));
+    let acknowledged = world.invariants.acknowledged.len();
+    assert!(
+        acknowledged > before,
+        "{SEED_VARIABLE}={seed}: no progress: {world:#?}"
+    );
+    for node in [A, B, WITNESS] {
+        let table = world.nodes[node]
+            .replica
+            .as_ref()
+            .map(crate::Replica::table);
+        world.invariants.complete(node, table);
+        let same = table
+            == world.nodes[owner]
+                .replica
+                .as_ref()
+                .map(crate::Replica::table);
+        assert!(same, "{SEED_VARIABLE}={seed}: the table of {node} differs");
+    }
+}
+
+fn seeds(range: std::ops::Range<u64>) {
+    match std::env::var(SEED_VARIABLE) {
+        Ok(seed) => run(seed.parse().expect("a number")),
+        Err(_) => range.for_each(run),
+    }
+}
+
+#[test]
+fn random_faults_first_half() {
+    seeds(0..150);
+}
+
+#[test]
+fn random_faults_second_half() {
+    seeds(150..300);
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    let trace = |seed| {
+        let mut world = World::new(
+            seed,
+            Conditions {
+                loss: 0.1,
+                ..Conditions::default()
+            },
+        );
+        world.run_for(ms(500));
+        world.crash(A);
+        world.run_for(ms(500));
+        format!("{:?} {:?}", world.invariants.roles, world.invariants.leases)
+    };
+    assert_eq!(trace(11), trace(11));
+    assert_ne!(trace(11), trace(12));
+}

@@ -1,0 +1,108 @@
+//! What a replica shows of itself.
+
+use std::time::Duration;
+
+use crate::{ReplicaId, Role};
+
+/// A moment's view, cheap enough to take every tick.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// This replica.
+    pub id: ReplicaId,
+    /// Its role.
+    pub role: Role,
+    /// Raft's current term.
+    pub term: u64,
+    /// The leader it knows.
+    pub leader: Option<ReplicaId>,
+    /// Last log index.
+    pub last_index: u64,
+    /// Last index known committed.
+    pub commit: u64,
+    /// Last index applied to the table.
+    pub applied: u64,
+    /// First index still in the log.
+    pub first_index: u64,
+    /// Proposals not yet applied or dropped.
+    pub proposals: usize,
+    /// Writes issued and not yet confirmed.
+    pub writes: usize,
+    /// The lease, while it is held.
+    pub lease: Option<LeaseStatus>,
+    /// The other members; progress is known to the leader only.
+    pub peers: Vec<PeerStatus>,
+    /// Totals since start.
+    pub counters: Counters,
+}
+
+/// A held lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// The leader's term.
+    pub term: u64,
+    /// CLOCK_BOOTTIME; exclusive.
+    pub until: Duration,
+}
+
+/// Another member, as this replica sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The member.
+    pub id: ReplicaId,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Highest log index known to be persisted there. Leader only, else 0.
+    pub matched: u64,
+    /// Heard from within the last election timeout. Leader only, else false.
+    pub recent_active: bool,
+    /// Is being sent a snapshot. Leader only, else false.
+    pub snapshot: bool,
+    /// When its last message came in.
+    pub last_heard: Option<Duration>,
+}
+
+/// Totals since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Proposals accepted.
+    pub proposed: u64,
+    /// Proposals refused because a bound was reached.
+    pub proposals_full: u64,
+    /// Proposals dropped after they had been accepted.
+    pub proposals_dropped: u64,
+    /// Messages refused: addressed to somebody else.
+    pub misaddressed: u64,
+    /// Messages refused: from nobody this replica may talk to.
+    pub unknown_sender: u64,
+    /// Messages refused: content that no correct peer sends.
+    pub malformed: u64,
+    /// Messages refused: the leader counts on entries this replica does not hold. Its disk lost them;
+    /// it must come back under a new incarnation.
+    pub beyond_log: u64,
+    /// Messages refused: answers to a role this replica no longer has.
+    pub stale: u64,
+    /// Messages and ticks refused because the shell does not drain the commands.
+    pub overloaded: u64,
+    /// Vote requests refused shortly after start.
+    pub votes_refused: u64,
+    /// Elections started, retries included.
+    pub campaigns: u64,
+    /// Leaderships won.
+    pub elected: u64,
+    /// Leases lost for any reason.
+    pub leases_lost: u64,
+    /// Ticks that were due but not run because the process was late.
+    pub ticks_skipped: u64,
+    /// Snapshots sent.
+    pub snapshots_sent: u64,
+    /// Snapshots installed.
+    pub snapshots_installed: u64,
+    /// Log compactions.
+    pub compactions: u64,
+    /// Appends to the witness that waited for the standby.
+    pub appends_gated: u64,
+    /// Times the standby was too slow and the gate opened.
+    pub gate_opened: u64,
+    /// Committed entries that could not be decoded and changed nothing.
+    pub undecodable: u64,
+}

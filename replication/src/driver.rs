@@ -1,0 +1,296 @@
+//! The Raft thread: owns the replica and nothing that could make it wait.
+//!
+//! It lives from [`start`](crate::start) until it is told to stop or the store fails. It runs ticks by deadline,
+//! passes in what arrives in the mailbox, and executes what the replica commands: writes go to the store
+//! thread's queue, messages to the link's queues, the rest to the node's sink. None of these blocks: a full
+//! message queue drops (Raft repeats), a full write queue counts as a failed store.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tandem_replication_core::{
+    Command, MessageClass, ProposalId, Replica, ReplicaId, Role, Slot, Status as CoreStatus,
+};
+use tokio::runtime::Handle;
+
+use crate::clock;
+use crate::event::{DropReason, Event, Ticket};
+use crate::link::Link;
+use crate::mailbox::{Mail, Mailbox, PendingProposal, Received, Report, Request};
+use crate::measure::{LatencyMeter, StoreMeter};
+use crate::store::StoreThread;
+
+/// What the Raft thread shows to the handles.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    core: Mutex<CoreStatus>,
+    pub(crate) store_failed: AtomicBool,
+    pub(crate) store: Arc<StoreMeter>,
+    pub(crate) commit_latency: LatencyMeter,
+    pub(crate) link: Link,
+}
+
+impl Shared {
+    pub(crate) fn new(core: CoreStatus, store: Arc<StoreMeter>, link: Link) -> Shared {
+        Shared {
+            core: Mutex::new(core),
+            store_failed: AtomicBool::new(false),
+            store,
+            commit_latency: LatencyMeter::default(),
+            link,
+        }
+    }
+
+    pub(crate) fn core(&self) -> MutexGuard<'_, CoreStatus> {
+        self.core.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// A proposal on its way.
+#[derive(Debug)]
+struct Open {
+    ticket: Ticket,
+    since: Duration,
+}
+
+/// Why the thread ends.
+#[derive(Debug)]
+enum End {
+    Stopped,
+    StoreFailed(String),
+}
+
+/// The Raft thread's state.
+pub(crate) struct Driver<Sink> {
+    pub(crate) replica: Replica,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) store: StoreThread,
+    pub(crate) runtime: Handle,
+    pub(crate) sink: Sink,
+    pub(crate) local: Local,
+}
+
+/// What the thread remembers for itself.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    open: BTreeMap<ProposalId, Open>,
+    /// Peers that a message could not be queued for; the replica is told at the next turn.
+    unreachable: BTreeSet<ReplicaId>,
+    snapshots_failed: BTreeSet<ReplicaId>,
+    lease: Option<u64>,
+}
+
+impl<Sink: FnMut(Event)> Driver<Sink> {
+    /// Runs until told to stop, then stops the link and the store thread.
+    pub(crate) fn run(mut self) {
+        let index = self.replica.status().applied;
+        let table = self.replica.table().clone();
+        (self.sink)(Event::Restored { index, table });
+        let end = self.turns();
+        self.wind_up(end);
+    }
+
+    fn turns(&mut self) -> End {
+        if let Err(end) = self.execute() {
+            return end;
+        }
+        loop {
+            self.publish();
+            let (deadline, _) = self.replica.poll_timeout();
+            let mail = self.mailbox.take(deadline.saturating_sub(clock::now()));
+            if let Err(end) = self.turn(mail) {
+                return end;
+            }
+        }
+    }
+
+    fn turn(&mut self, mail: Mail) -> Result<(), End> {
+        self.replica.handle_timeout(clock::now());
+        self.report_failures();
+        self.execute()?;
+        for report in mail.reports {
+            self.take_report(report)?;
+            self.execute()?;
+        }
+        for Received { message, .. } in mail.messages {
+            self.replica.handle_message(message, clock::now());
+            self.execute()?;
+        }
+        self.propose(mail.proposals);
+        self.execute()?;
+        for request in mail.requests {
+            self.answer(request);
+            self.execute()?;
+        }
+        if mail.stop { Err(End::Stopped) } else { Ok(()) }
+    }
+
+    fn take_report(&mut self, report: Report) -> Result<(), End> {
+        match report {
+            Report::Persisted(write) => self.replica.handle_persisted(write, clock::now()),
+            Report::StoreFailed(error) => return Err(End::StoreFailed(error.to_string())),
+            Report::PeerUp(slot) => (self.sink)(Event::PeerUp(slot)),
+            Report::PeerDown(slot) => {
+                for member in self.members(slot) {
+                    self.replica.handle_unreachable(member, clock::now());
+                }
+                (self.sink)(Event::PeerDown(slot));
+            }
+            Report::SnapshotSent { to, ok } => {
+                self.replica.handle_snapshot_sent(to, ok, clock::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn members(&self, slot: Slot) -> Vec<ReplicaId> {
+        let peers = self.replica.status().peers;
+        peers.into_iter().map(|peer| peer.id).filter(|id| id.slot() == slot).collect()
+    }
+
+    fn report_failures(&mut self) {
+        for peer in std::mem::take(&mut self.local.unreachable) {
+            self.replica.handle_unreachable(peer, clock::now());
+        }
+        for peer in std::mem::take(&mut self.local.snapshots_failed) {
+            self.replica.handle_snapshot_sent(peer, false, clock::now());
+        }
+    }
+
+    /// Proposals that came in together travel in one message: the replica collects them until it is next asked
+    /// for a command.
+    fn propose(&mut self, proposals: VecDeque<PendingProposal>) {
+        for PendingProposal { ticket, changes } in proposals {
+            let since = clock::now();
+            match self.replica.propose(changes, since) {
+                Ok(id) => {
+                    self.local.open.insert(id, Open { ticket, since });
+                }
+                Err(error) => {
+                    (self.sink)(Event::Dropped { ticket, reason: DropReason::Refused(error) });
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        // Who asked may have stopped waiting.
+        match request {
+            Request::Transfer { to, answer } => {
+                let _ = answer.try_send(self.replica.transfer(to, clock::now()));
+            }
+            Request::Table { answer } => {
+                let _ = answer.try_send(self.replica.table().clone());
+            }
+        }
+    }
+
+    /// Executes everything the replica has decided.
+    fn execute(&mut self) -> Result<(), End> {
+        while let Some(command) = self.replica.next_command() {
+            match command {
+                Command::Send { to, message, class } => {
+                    if !self.shared.link.send(to, message, class) {
+                        match class {
+                            MessageClass::Datagram => {}
+                            MessageClass::Stream => drop(self.local.unreachable.insert(to)),
+                            MessageClass::Snapshot => drop(self.local.snapshots_failed.insert(to)),
+                        }
+                    }
+                }
+                Command::Persist(write) => {
+                    if !self.store.write(write) {
+                        return Err(self.lost_store());
+                    }
+                }
+                Command::Applied { index, term, proposal, changes } => {
+                    let ticket = proposal.and_then(|proposal| self.close(proposal));
+                    (self.sink)(Event::Applied { index, term, ticket, changes });
+                }
+                Command::Dropped { proposal } => {
+                    if let Some(Open { ticket, .. }) = self.local.open.remove(&proposal) {
+                        let reason = DropReason::LeadershipLost;
+                        (self.sink)(Event::Dropped { ticket, reason });
+                    }
+                }
+                Command::Restored { index } => {
+                    tracing::info!(index, "a snapshot replaced the table");
+                    let table = self.replica.table().clone();
+                    (self.sink)(Event::Restored { index, table });
+                }
+                Command::Role(role) => self.take_role(role),
+                Command::Lease { term, until } => {
+                    self.local.lease = Some(term);
+                    (self.sink)(Event::Lease { term, until });
+                }
+                Command::LeaseLost { term } => {
+                    self.local.lease = None;
+                    tracing::info!(term, "lease lost");
+                    (self.sink)(Event::LeaseLost { term });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, proposal: ProposalId) -> Option<Ticket> {
+        let Open { ticket, since } = self.local.open.remove(&proposal)?;
+        self.shared.commit_latency.record(clock::now().saturating_sub(since));
+        Some(ticket)
+    }
+
+    fn take_role(&mut self, role: Role) {
+        match role {
+            Role::Leader { term } => tracing::info!(term, "leader"),
+            Role::Follower { term, leader: Some(leader) } => {
+                tracing::info!(term, %leader, "follower");
+            }
+            Role::Follower { term, leader: None } => tracing::info!(term, "follower without leader"),
+            Role::Candidate { term } => tracing::info!(term, "candidate"),
+        }
+        // The handles refuse proposals by what is published, so they learn it before the node does.
+        self.publish();
+        (self.sink)(Event::Role(role));
+    }
+
+    fn publish(&self) {
+        *self.shared.core() = self.replica.status();
+    }
+
+    /// The store thread's own report says why; it comes right after the queue has closed.
+    fn lost_store(&self) -> End {
+        let mail = self.mailbox.take(Duration::from_secs(1));
+        let reason = mail.reports.into_iter().find_map(|report| match report {
+            Report::StoreFailed(error) => Some(error.to_string()),
+            Report::Persisted(_)
+            | Report::PeerUp(_)
+            | Report::PeerDown(_)
+            | Report::SnapshotSent { .. } => None,
+        });
+        End::StoreFailed(reason.unwrap_or_else(|| "the store does not keep up".to_owned()))
+    }
+
+    /// Takes back what was promised to the node, then ends what this thread owns.
+    fn wind_up(mut self, end: End) {
+        self.mailbox.stop();
+        if let Some(term) = self.local.lease.take() {
+            (self.sink)(Event::LeaseLost { term });
+        }
+        let waiting = self.mailbox.take(Duration::ZERO).proposals;
+        self.mailbox.close();
+        let open = self.local.open.into_values().map(|open| open.ticket);
+        for ticket in open.chain(waiting.into_iter().map(|proposal| proposal.ticket)) {
+            (self.sink)(Event::Dropped { ticket, reason: DropReason::Stopped });
+        }
+        if let End::StoreFailed(reason) = end {
+            self.shared.store_failed.store(true, Ordering::Relaxed);
+            (self.sink)(Event::StoreFailed(reason));
+        }
+        self.shared.link.stop(&self.runtime);
+        self.store.stop();
+    }
+}

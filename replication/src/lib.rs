@@ -1,0 +1,40 @@
+//! Replication of the pair's table: the threads, the disk and the network around the pure core.
+//!
+//! ```text
+//!              propose, transfer                  events
+//!   node  ------------------------>  Raft thread  ------->  node's sink
+//!                                    owns Replica
+//!              writes, in order    /      ^      \   messages, bounded queues
+//!         store thread  <---------        |       --------->  link tasks (tokio)
+//!         owns sled     --------->     mailbox    <---------  QUIC, mutual TLS
+//!                     confirmations            messages
+//! ```
+//!
+//! The Raft thread never waits for a disk or a socket: ticks and leases must not be late.
+#![forbid(unsafe_code)]
+
+mod clock;
+mod driver;
+mod event;
+mod handle;
+mod link;
+mod mailbox;
+mod measure;
+pub mod pki;
+mod settings;
+mod start;
+mod status;
+mod store;
+
+pub use event::{DropReason, Event, Ticket};
+pub use handle::{ProposeError, Replication, RequestError};
+pub use link::{LinkCounters, LinkError, TlsError};
+pub use measure::{Latency, StoreStatus};
+pub use pki::{KeyPaths, PkiError};
+pub use settings::Settings;
+pub use start::{StartError, start};
+pub use status::{Peer, ReplicaCounters, Status};
+pub use store::{StoreError, stored_identity};
+pub use tandem_replication_core::{
+    Change, Limits, Profile, ReplicaId, Role, Slot, Table, TransferError,
+};

@@ -1,0 +1,159 @@
+//! The peer link: QUIC with mutual TLS between the nodes of a pair.
+//!
+//! Each node dials every other one and uses the connection it opened only to send; what it receives comes over
+//! the connections others opened. So both directions fail and heal on their own, and there is no question of
+//! which of two crossing connections to keep. Nothing here decides anything: messages may be lost, Raft repeats
+//! them.
+//!
+//! * [`outgoing`]: one task a peer, dials and sends.
+//! * [`incoming`]: accepts, checks who speaks, passes messages to the mailbox.
+
+mod counters;
+mod frame;
+mod incoming;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use quinn::{Endpoint, TokioRuntime};
+use tandem_replication_core::eraftpb::Message;
+use tandem_replication_core::{MessageClass, ReplicaId, Slot};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+pub use counters::LinkCounters;
+pub use tls::TlsError;
+
+use counters::Counters;
+use incoming::Acceptor;
+use outgoing::Outgoing;
+use tls::QuicConfig;
+
+use crate::mailbox::Mailbox;
+use crate::pki::Credentials;
+
+/// How long a shutdown waits for peers to learn of it.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Why the link did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The keys do not make a TLS configuration.
+    #[error("the pair's keys are not usable: {0}")]
+    Tls(#[from] TlsError),
+    /// The address is not available.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// What was to be bound.
+        address: SocketAddr,
+        /// Why it was not.
+        source: io::Error,
+    },
+}
+
+/// The link of one node to its peers.
+#[derive(Debug)]
+pub(crate) struct Link {
+    peers: BTreeMap<Slot, Outgoing>,
+    counters: Arc<Counters>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends with [`Link::stop`].
+#[derive(Debug)]
+struct Running {
+    endpoint: Endpoint,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Where a node listens and whom it talks to.
+#[derive(Debug)]
+pub(crate) struct LinkSettings {
+    pub(crate) own: Slot,
+    pub(crate) listen: SocketAddr,
+    pub(crate) peers: BTreeMap<Slot, SocketAddr>,
+}
+
+impl Link {
+    /// Binds the address and starts dialling.
+    pub(crate) fn start(
+        settings: &LinkSettings,
+        credentials: Credentials,
+        mailbox: &Arc<Mailbox>,
+        runtime: &Handle,
+    ) -> Result<Link, LinkError> {
+        let QuicConfig { endpoint: config, server, client } = QuicConfig::new(credentials)?;
+        let bound = |source| LinkError::Bind { address: settings.listen, source };
+        let socket = UdpSocket::bind(settings.listen).map_err(bound)?;
+        let _entered = runtime.enter();
+        let mut endpoint =
+            Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime)).map_err(bound)?;
+        endpoint.set_default_client_config(client);
+
+        let counters = Arc::new(Counters::default());
+        let acceptor = Acceptor::new(settings.own, Arc::clone(mailbox), Arc::clone(&counters));
+        let mut tasks = vec![runtime.spawn(acceptor.run(endpoint.clone()))];
+        let mut peers = BTreeMap::new();
+        for (slot, address) in &settings.peers {
+            let (outgoing, dialer) = Outgoing::new(
+                *slot,
+                *address,
+                endpoint.clone(),
+                Arc::clone(mailbox),
+                Arc::clone(&counters),
+            );
+            tasks.push(runtime.spawn(dialer.run()));
+            peers.insert(*slot, outgoing);
+        }
+        let running = Mutex::new(Some(Running { endpoint, tasks }));
+        Ok(Link { peers, counters, running })
+    }
+
+    /// Queues a message. Returns whether it is on its way; it may still get lost.
+    pub(crate) fn send(&self, to: ReplicaId, message: Message, class: MessageClass) -> bool {
+        let Some(peer) = self.peers.get(&to.slot()) else {
+            return false;
+        };
+        match class {
+            MessageClass::Datagram => peer.datagram(message),
+            MessageClass::Stream => peer.stream(message),
+            MessageClass::Snapshot => peer.snapshot(to, message),
+        }
+    }
+
+    pub(crate) fn is_connected(&self, peer: Slot) -> bool {
+        self.peers.get(&peer).is_some_and(Outgoing::is_connected)
+    }
+
+    pub(crate) fn counters(&self) -> LinkCounters {
+        self.counters.totals()
+    }
+
+    /// Closes every connection, tells the peers, and gives the address back.
+    pub(crate) fn stop(&self, runtime: &Handle) {
+        let running = self.running.lock().expect("no holder of this lock panics").take();
+        let Some(Running { endpoint, tasks }) = running else {
+            return;
+        };
+        endpoint.close(0u32.into(), b"shutting down");
+        for task in tasks {
+            task.abort();
+        }
+        let (done, closed) = std::sync::mpsc::sync_channel(1);
+        runtime.spawn(async move {
+            // The close frames leave from the endpoint's own task; without an answer they are repeated.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
+            drop(endpoint);
+            let _ = done.send(());
+        });
+        // A runtime that is itself going down drops the task, which ends the wait.
+        let _ = closed.recv_timeout(CLOSE_TIMEOUT * 2);
+    }
+}

@@ -1,0 +1,344 @@
+//! Who may speak, and how the link heals. Real sockets and TLS on loopback.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tandem_replication_core::eraftpb::Message;
+use tandem_replication_core::{MessageClass, ReplicaId, Slot};
+use tokio::runtime::Runtime;
+
+use super::{Link, LinkError, LinkSettings};
+use crate::mailbox::{Mail, Mailbox, Report};
+use crate::pki::{Credentials, KeyPaths, create_pair};
+
+/// Generous: a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Node {
+    link: Link,
+    mailbox: Arc<Mailbox>,
+}
+
+struct Fixture {
+    runtime: Runtime,
+    directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        for pair in ["ours", "theirs"] {
+            create_pair(&directory.path().join(pair), pair).unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        Fixture { runtime, directory }
+    }
+
+    /// `own` is who the node believes to be, `certificate` whose keys it holds.
+    fn node(
+        &self,
+        own: Slot,
+        (pair, certificate): (&str, Slot),
+        listen: SocketAddr,
+        peer: (Slot, SocketAddr),
+    ) -> Node {
+        let keys = self.directory.path().join(pair).join(certificate.to_string());
+        let settings = LinkSettings { own, listen, peers: BTreeMap::from([peer]) };
+        let mailbox = Arc::new(Mailbox::default());
+        let begun = Instant::now();
+        loop {
+            let credentials = load(&keys, certificate);
+            match Link::start(&settings, credentials, &mailbox, self.runtime.handle()) {
+                Ok(link) => return Node { link, mailbox },
+                // A former holder's socket is closed by a task of its runtime.
+                Err(LinkError::Bind { .. }) if begun.elapsed() < PATIENCE => thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn stop(&self, node: &Node) {
+        node.link.stop(self.runtime.handle());
+    }
+}
+
+fn load(keys: &Path, slot: Slot) -> Credentials {
+    Credentials::load(&KeyPaths::in_directory(keys), slot).unwrap()
+}
+
+fn free_address() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn message(from: Slot, to: Slot, bytes: usize) -> Message {
+    Message {
+        from: ReplicaId::first(from).get(),
+        to: ReplicaId::first(to).get(),
+        context: vec![7; bytes].into(),
+        ..Message::default()
+    }
+}
+
+impl Node {
+    /// Takes mail until some of it is what was waited for.
+    fn wait<T>(&self, what: &str, mut pick: impl FnMut(Mail) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            let remaining = PATIENCE.checked_sub(begun.elapsed());
+            let remaining = remaining.unwrap_or_else(|| panic!("never came: {what}"));
+            if let Some(picked) = pick(self.mailbox.take(remaining)) {
+                return picked;
+            }
+        }
+    }
+
+    fn wait_up(&self) {
+        self.wait("peer up", |mail| {
+            mail.reports.iter().any(|report| matches!(report, Report::PeerUp(_))).then_some(())
+        });
+    }
+
+    fn receive(&self) -> Message {
+        self.wait("a message", |mut mail| mail.messages.pop_front()).message
+    }
+
+    /// Sends until something arrives: single messages may be lost.
+    fn send_until_received(&self, message: &Message, to: &Node, class: MessageClass) -> Message {
+        let begun = Instant::now();
+        let peer = ReplicaId::try_from(message.to).unwrap();
+        loop {
+            self.link.send(peer, message.clone(), class);
+            if let Some(received) = to.mailbox.take(Duration::from_millis(10)).messages.pop_front() {
+                return received.message;
+            }
+            assert!(begun.elapsed() < PATIENCE, "never arrived: {:?}", self.link.counters());
+        }
+    }
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "never came: {what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn every_class_of_message_arrives_whole() {
+    let fixture = Fixture::new();
+    let (at_a, at_b) = (free_address(), free_address());
+    let a = fixture.node(Slot::A, ("ours", Slot::A), at_a, (Slot::B, at_b));
+    let b = fixture.node(Slot::B, ("ours", Slot::B), at_b, (Slot::A, at_a));
+    a.wait_up();
+    let to = ReplicaId::first(Slot::B);
+    for (class, bytes) in [
+        (MessageClass::Datagram, 100),
+        // Too large for a datagram: takes the stream instead.
+        (MessageClass::Datagram, 5_000),
+        (MessageClass::Stream, 0),
+        (MessageClass::Stream, 1 << 20),
+        (MessageClass::Snapshot, 20 << 20),
+    ] {
+        let sent = message(Slot::A, Slot::B, bytes);
+        assert!(a.link.send(to, sent.clone(), class), "{class:?}");
+        assert_eq!(b.receive(), sent, "{class:?} of {bytes}");
+    }
+    let ok = a.wait("the snapshot's report", |mail| {
+        mail.reports.iter().find_map(|report| match report {
+            Report::SnapshotSent { ok, .. } => Some(*ok),
+            _ => None,
+        })
+    });
+    assert!(ok);
+    // Order on the stream.
+    for bytes in 1..200 {
+        assert!(a.link.send(to, message(Slot::A, Slot::B, bytes), MessageClass::Stream));
+    }
+    let mut expected = 1;
+    b.wait("all of them", |mail| {
+        for received in mail.messages {
+            assert_eq!(received.message.context.len(), expected);
+            expected += 1;
+        }
+        (expected == 200).then_some(())
+    });
+    // Beyond the frame limit: dropped and counted, and the stream goes on.
+    assert!(a.link.send(to, message(Slot::A, Slot::B, 9 << 20), MessageClass::Stream));
+    a.send_until_received(&message(Slot::A, Slot::B, 3), &b, MessageClass::Stream);
+    assert_eq!(a.link.counters().dropped_oversize, 1);
+    fixture.stop(&a);
+    fixture.stop(&b);
+}
+
+#[test]
+fn a_node_of_another_pair_is_refused() {
+    let fixture = Fixture::new();
+    let (at_a, at_b) = (free_address(), free_address());
+    let a = fixture.node(Slot::A, ("ours", Slot::A), at_a, (Slot::B, at_b));
+    let stranger = fixture.node(Slot::B, ("theirs", Slot::B), at_b, (Slot::A, at_a));
+    wait_until("both refuse", || {
+        [&a, &stranger].iter().all(|node| {
+            let counters = node.link.counters();
+            counters.refused > 0 && counters.dial_failures > 0
+        })
+    });
+    assert_eq!((a.link.counters().connected, stranger.link.counters().connected), (0, 0));
+    assert_eq!((a.link.counters().accepted, stranger.link.counters().accepted), (0, 0));
+    let sent = stranger.link.send(ReplicaId::first(Slot::A), Message::default(), MessageClass::Stream);
+    assert!(!sent && stranger.link.counters().dropped_unconnected == 1);
+    fixture.stop(&a);
+    fixture.stop(&stranger);
+}
+
+#[test]
+fn a_node_in_another_slot_than_its_certificates_is_refused() {
+    let fixture = Fixture::new();
+    let (at_a, at_b) = (free_address(), free_address());
+    // At b's address answers a node with the witness's certificate.
+    let a = fixture.node(Slot::A, ("ours", Slot::A), at_a, (Slot::B, at_b));
+    let impostor = fixture.node(Slot::B, ("ours", Slot::Witness), at_b, (Slot::A, at_a));
+    wait_until("a does not connect to it", || a.link.counters().dial_failures > 0);
+    assert_eq!(a.link.counters().connected, 0);
+    // It may connect, as what it is. What it says in b's name is dropped.
+    impostor.wait_up();
+    let lie = message(Slot::B, Slot::A, 10);
+    let truth = message(Slot::Witness, Slot::A, 10);
+    for class in [MessageClass::Datagram, MessageClass::Stream, MessageClass::Snapshot] {
+        assert!(impostor.link.send(ReplicaId::first(Slot::A), lie.clone(), class));
+    }
+    wait_until("all lies are counted", || a.link.counters().wrong_sender == 3);
+    let received = impostor.send_until_received(&truth, &a, MessageClass::Stream);
+    assert_eq!(received, truth);
+    assert_eq!(a.link.counters().wrong_sender, 3);
+    fixture.stop(&a);
+    fixture.stop(&impostor);
+}
+
+#[test]
+fn a_node_with_our_own_certificate_is_refused() {
+    let fixture = Fixture::new();
+    let (at_a, at_b) = (free_address(), free_address());
+    let a = fixture.node(Slot::A, ("ours", Slot::A), at_a, (Slot::B, at_b));
+    let twin = fixture.node(Slot::B, ("ours", Slot::A), at_b, (Slot::A, at_a));
+    wait_until("refused", || a.link.counters().refused > 0);
+    assert_eq!(a.link.counters().accepted, 0);
+    fixture.stop(&a);
+    fixture.stop(&twin);
+}
+
+#[test]
+fn a_short_outage_costs_no_connection_and_a_long_one_heals() {
+    let fixture = Fixture::new();
+    let (at_a, at_b) = (free_address(), free_address());
+    let wire = Wire::to(at_b);
+    let a = fixture.node(Slot::A, ("ours", Slot::A), at_a, (Slot::B, wire.address));
+    let b = fixture.node(Slot::B, ("ours", Slot::B), at_b, (Slot::A, at_a));
+    a.wait_up();
+    let probe = message(Slot::A, Slot::B, 10);
+    a.send_until_received(&probe, &b, MessageClass::Datagram);
+
+    wire.cut();
+    // The length of the outage is what is tested.
+    thread::sleep(Duration::from_millis(700));
+    wire.mend();
+    a.send_until_received(&probe, &b, MessageClass::Datagram);
+    assert_eq!(a.link.counters().disconnected, 0);
+
+    wire.cut();
+    a.wait("the loss is noticed", |mail| {
+        mail.reports.iter().any(|report| matches!(report, Report::PeerDown(Slot::B))).then_some(())
+    });
+    wire.mend();
+    a.send_until_received(&probe, &b, MessageClass::Stream);
+    assert_eq!((a.link.counters().disconnected, a.link.counters().connected), (1, 2));
+    fixture.stop(&a);
+    fixture.stop(&b);
+}
+
+/// The stateless reset key outlives the process, so nobody waits for an idle timeout.
+#[test]
+fn a_crashed_and_restarted_peer_is_dialled_anew_at_once() {
+    let fixture = Fixture::new();
+    let (at_a, at_b) = (free_address(), free_address());
+    let wire = Wire::to(at_b);
+    let a = fixture.node(Slot::A, ("ours", Slot::A), at_a, (Slot::B, wire.address));
+    let b = fixture.node(Slot::B, ("ours", Slot::B), at_b, (Slot::A, at_a));
+    a.wait_up();
+    let probe = message(Slot::A, Slot::B, 10);
+    a.send_until_received(&probe, &b, MessageClass::Datagram);
+
+    // As in a crash, nothing is heard of the end.
+    wire.cut();
+    fixture.stop(&b);
+    let b = fixture.node(Slot::B, ("ours", Slot::B), at_b, (Slot::A, at_a));
+    wire.mend();
+    let mended = Instant::now();
+    a.send_until_received(&probe, &b, MessageClass::Datagram);
+    let healed = mended.elapsed();
+    assert!(healed < Duration::from_millis(u64::from(super::tls::IDLE_TIMEOUT_MS)), "{healed:?}");
+    assert_eq!(a.link.counters().connected, 2);
+    fixture.stop(&a);
+    fixture.stop(&b);
+}
+
+/// A wire that can be cut: forwards one client's datagrams to a node and its answers back.
+struct Wire {
+    address: SocketAddr,
+    intact: Arc<AtomicBool>,
+}
+
+impl Wire {
+    fn to(node: SocketAddr) -> Wire {
+        let front = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let back = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = front.local_addr().unwrap();
+        let intact = Arc::new(AtomicBool::new(true));
+        let (answers, answered) = (back.try_clone().unwrap(), front.try_clone().unwrap());
+        let client = Arc::new(std::sync::Mutex::new(None));
+        let (forward, known) = (Arc::clone(&intact), Arc::clone(&client));
+        // Both threads end with the test process.
+        thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, source)) = front.recv_from(&mut buffer) {
+                *client.lock().unwrap() = Some(source);
+                if forward.load(Ordering::Relaxed) {
+                    let _ = back.send_to(&buffer[..length], node);
+                }
+            }
+        });
+        let backward = Arc::clone(&intact);
+        thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            loop {
+                // An unreachable node shows as an error; the wire stays.
+                let Ok((length, _)) = answers.recv_from(&mut buffer) else {
+                    continue;
+                };
+                let client: Option<SocketAddr> = *known.lock().unwrap();
+                if let (true, Some(client)) = (backward.load(Ordering::Relaxed), client) {
+                    let _ = answered.send_to(&buffer[..length], client);
+                }
+            }
+        });
+        Wire { address, intact }
+    }
+
+    fn cut(&self) {
+        self.intact.store(false, Ordering::Relaxed);
+    }
+
+    fn mend(&self) {
+        self.intact.store(true, Ordering::Relaxed);
+    }
+}

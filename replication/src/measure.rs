@@ -1,0 +1,122 @@
+//! What the driver threads measure of themselves.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use tandem_replication_core::Write;
+
+/// Samples a percentile is taken from; older ones are forgotten.
+const WINDOW: usize = 1024;
+
+/// Percentiles over the last samples, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    /// How many samples there were, ever.
+    pub count: u64,
+    /// Median of the last 1,024.
+    pub p50_us: u64,
+    /// 99th percentile of the last 1,024.
+    pub p99_us: u64,
+    /// Largest ever.
+    pub max_us: u64,
+}
+
+#[derive(Debug, Default)]
+struct Samples {
+    window: VecDeque<u64>,
+    count: u64,
+    max: u64,
+}
+
+/// Collects durations.
+#[derive(Debug, Default)]
+pub(crate) struct LatencyMeter(Mutex<Samples>);
+
+impl LatencyMeter {
+    pub(crate) fn record(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let mut samples = self.0.lock().expect("no holder of this lock panics");
+        if samples.window.len() == WINDOW {
+            samples.window.pop_front();
+        }
+        samples.window.push_back(micros);
+        samples.count += 1;
+        samples.max = samples.max.max(micros);
+    }
+
+    pub(crate) fn latency(&self) -> Latency {
+        let samples = self.0.lock().expect("no holder of this lock panics");
+        let mut window: Vec<u64> = samples.window.iter().copied().collect();
+        let (count, max_us) = (samples.count, samples.max);
+        drop(samples);
+        window.sort_unstable();
+        let quantile = |percent: usize| {
+            let rank = (window.len() * percent).div_ceil(100).saturating_sub(1);
+            window.get(rank).copied().unwrap_or(0)
+        };
+        Latency { count, p50_us: quantile(50), p99_us: quantile(99), max_us }
+    }
+}
+
+/// What the store thread did.
+#[derive(Debug, Default)]
+pub(crate) struct StoreMeter {
+    sync: LatencyMeter,
+    writes: AtomicU64,
+    entries: AtomicU64,
+}
+
+/// The store since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StoreStatus {
+    /// From the start of a group of writes until it was durable.
+    pub sync: Latency,
+    /// Writes executed.
+    pub writes: u64,
+    /// Log entries appended.
+    pub entries: u64,
+}
+
+impl StoreMeter {
+    pub(crate) fn synced(&self, duration: Duration) {
+        self.sync.record(duration);
+    }
+
+    pub(crate) fn written(&self, group: &[Write]) {
+        let entries: usize = group.iter().map(|write| write.entries.len()).sum();
+        self.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
+        self.entries.fetch_add(entries as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn status(&self) -> StoreStatus {
+        StoreStatus {
+            sync: self.sync.latency(),
+            writes: self.writes.load(Ordering::Relaxed),
+            entries: self.entries.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_window_and_the_maximum_is_for_ever() {
+        let meter = LatencyMeter::default();
+        assert_eq!(meter.latency(), Latency::default());
+        meter.record(Duration::from_secs(1));
+        for micros in 1..=1000 {
+            meter.record(Duration::from_micros(micros));
+        }
+        for _ in 0..24 {
+            meter.record(Duration::from_micros(1));
+        }
+        let latency = meter.latency();
+        assert_eq!((latency.count, latency.max_us), (1025, 1_000_000));
+        assert_eq!((latency.p50_us, latency.p99_us), (488, 990));
+    }
+}

@@ -1,0 +1,114 @@
+//! Files beside and below sled that sled does not make durable itself.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::StoreError;
+
+/// sled's main file, within its directory.
+const DATABASE_FILE: &str = "db";
+/// sled's settings.
+const CONFIGURATION_FILE: &str = "conf";
+/// Where sled puts pages too large for a quarter of a segment.
+const BLOBS: &str = "blobs";
+
+/// Names what an I/O error happened to.
+pub(super) fn with_path<T>(
+    action: &'static str,
+    path: &Path,
+    result: io::Result<T>,
+) -> Result<T, StoreError> {
+    result.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
+}
+
+/// Makes names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    with_path("sync directory", path, File::open(path).and_then(|directory| directory.sync_all()))
+}
+
+/// Whether sled has ever created its file here.
+pub(super) fn database_exists(directory: &Path) -> bool {
+    directory.join(DATABASE_FILE).symlink_metadata().is_ok()
+}
+
+/// Removes what a crash during sled's own snapshot leaves behind: sled 0.34.7 refuses to open with it.
+/// Returns how many were removed.
+pub(super) fn remove_unfinished_snapshots(directory: &Path) -> Result<usize, StoreError> {
+    let mut removed = 0;
+    for entry in with_path("list", directory, fs::read_dir(directory))? {
+        let entry = with_path("list", directory, entry)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            with_path("remove", &entry.path(), fs::remove_file(entry.path()))?;
+            tracing::warn!(path = %entry.path().display(), "removed an unfinished snapshot of the store");
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// The syncs sled leaves out: its `flush` only starts the write-back, and neither `conf` nor blobs nor names
+/// are synced at all.
+#[derive(Debug)]
+pub(super) struct Durability {
+    database: File,
+    database_path: PathBuf,
+    blobs: PathBuf,
+    synced_blobs: BTreeSet<OsString>,
+}
+
+impl Durability {
+    /// Takes over a database that sled has just opened; what sled created there is durable afterwards.
+    pub(super) fn open(directory: &Path) -> Result<Durability, StoreError> {
+        let configuration = directory.join(CONFIGURATION_FILE);
+        let synced = File::open(&configuration).and_then(|file| file.sync_all());
+        with_path("sync", &configuration, synced)?;
+        let database_path = directory.join(DATABASE_FILE);
+        let database = with_path("open", &database_path, File::open(&database_path))?;
+        let mut durability = Durability {
+            database,
+            database_path,
+            blobs: directory.join(BLOBS),
+            synced_blobs: BTreeSet::new(),
+        };
+        durability.sync_blobs()?;
+        durability.sync_database()?;
+        sync_directory(directory)?;
+        Ok(durability)
+    }
+
+    /// Makes what sled has written durable.
+    pub(super) fn sync_database(&self) -> Result<(), StoreError> {
+        with_path("sync", &self.database_path, self.database.sync_data())
+    }
+
+    /// Makes new blobs durable. Blobs are rare, and the directory stays almost empty: see `SEGMENT_BYTES`.
+    pub(super) fn sync_blobs(&mut self) -> Result<(), StoreError> {
+        let mut present = BTreeSet::new();
+        let mut created = false;
+        for entry in with_path("list", &self.blobs, fs::read_dir(&self.blobs))? {
+            let entry = with_path("list", &self.blobs, entry)?;
+            let name = entry.file_name();
+            if !self.synced_blobs.contains(&name) {
+                match File::open(entry.path()).and_then(|blob| blob.sync_all()) {
+                    Ok(()) => created = true,
+                    // sled removes blobs from its own threads.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(source) => {
+                        return Err(StoreError::Io { action: "sync", path: entry.path(), source });
+                    }
+                }
+            }
+            present.insert(name);
+        }
+        if created {
+            sync_directory(&self.blobs)?;
+        }
+        self.synced_blobs = present;
+        Ok(())
+    }
+}

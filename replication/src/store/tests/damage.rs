@@ -1,0 +1,159 @@
+//! A store that has lost something says so. It never comes up a little emptier.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use tandem_replication_core::{ReplicaId, Restored, Slot};
+
+use super::super::{LOG_DIRECTORY, Store, StoreError, stored_identity};
+use super::model::{ID, append, check};
+
+/// A store with a history: several segments, a replaced table, a synced tip.
+fn filled(directory: &Path) -> Restored {
+    let (mut store, _) = Store::open(directory, ID).unwrap();
+    for index in 1..=60 {
+        store.write(&[append(10 * index - 9, 10 * index, 1)]).unwrap();
+    }
+    drop(store);
+    let (store, restored) = Store::open(directory, ID).unwrap();
+    drop(store);
+    check(&restored);
+    restored
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Without the tip file most of these open, shorter than what was acknowledged: sled cuts its log at the first
+/// record it cannot read.
+#[test]
+fn overwritten_bytes_are_found_wherever_they_matter() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = directory.path().join("good");
+    let expected = filled(&good);
+    let length = fs::metadata(good.join("log/db")).unwrap().len();
+    let used = used_length(&good, length);
+    let (mut found, mut harmless) = (0, 0);
+    for step in 0..24 {
+        let damaged = directory.path().join(format!("damaged{step}"));
+        copy(&good, &damaged);
+        let offset = used * step / 24 + 64;
+        let file = OpenOptions::new().write(true).open(damaged.join("log/db")).unwrap();
+        file.write_all_at(&[0xa5; 512], offset).unwrap();
+        drop(file);
+        match Store::open(&damaged, ID) {
+            Err(StoreError::Corrupt { path, .. }) => {
+                assert_eq!(path, damaged);
+                found += 1;
+            }
+            Err(other) => panic!("offset {offset}: {other}"),
+            Ok((_, restored)) => {
+                assert!(restored == expected, "offset {offset}: silently different");
+                harmless += 1;
+            }
+        }
+    }
+    assert!(found > 0, "none of {harmless} overwrites hit anything");
+}
+
+/// The end of the last byte that is not zero.
+fn used_length(store: &Path, length: u64) -> u64 {
+    let bytes = fs::read(store.join("log/db")).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).map_or(length, |last| last as u64)
+}
+
+#[test]
+fn a_shortened_log_is_an_error_that_says_how_to_rejoin() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path());
+    let db = directory.path().join("log/db");
+    let used = used_length(directory.path(), fs::metadata(&db).unwrap().len());
+    let file = OpenOptions::new().write(true).open(&db).unwrap();
+    // As after bad sectors: the newest records are zeroes.
+    file.write_all_at(&vec![0; (used / 4) as usize], used - used / 4).unwrap();
+    for entry in fs::read_dir(directory.path().join("log")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("snap.") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let error = Store::open(directory.path(), ID).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{text}");
+    assert!(text.contains("rejoin as incarnation 2"), "{text}");
+    assert!(text.contains(&directory.path().display().to_string()), "{text}");
+}
+
+#[test]
+fn a_missing_log_is_not_an_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path());
+    fs::remove_dir_all(directory.path().join(LOG_DIRECTORY)).unwrap();
+    let error = Store::open(directory.path(), ID).unwrap_err();
+    assert!(matches!(error, StoreError::Missing { id: ID, .. }), "{error}");
+    assert!(!directory.path().join(LOG_DIRECTORY).exists(), "nothing was created");
+}
+
+#[test]
+fn a_log_without_identity_is_not_adopted() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path());
+    fs::remove_file(directory.path().join("identity")).unwrap();
+    let error = Store::open(directory.path(), ID).unwrap_err();
+    assert!(matches!(error, StoreError::Unidentified { .. }), "{error}");
+}
+
+#[test]
+fn a_creation_that_was_cut_short_is_repeated() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Store::open(directory.path(), ID).unwrap());
+    fs::remove_file(directory.path().join("identity")).unwrap();
+    let (_, restored) = Store::open(directory.path(), ID).unwrap();
+    assert_eq!(restored, Restored::default());
+    assert_eq!(stored_identity(directory.path()).unwrap(), Some(ID));
+}
+
+#[test]
+fn a_store_opens_only_for_its_replica_and_only_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_open, _) = Store::open(directory.path(), ID).unwrap();
+    let second = Store::open(directory.path(), ID).unwrap_err();
+    assert!(matches!(second, StoreError::Database { .. }), "locked is not lost: {second}");
+    for stranger in [ReplicaId::first(Slot::B), ReplicaId::new(Slot::A, 2).unwrap()] {
+        let error = Store::open(directory.path(), stranger).unwrap_err();
+        assert!(matches!(error, StoreError::Foreign { found: ID, .. }), "{error}");
+    }
+}
+
+#[test]
+fn garbled_side_files_are_errors() {
+    for file in ["identity", "tip", "log/conf"] {
+        let directory = tempfile::tempdir().unwrap();
+        filled(directory.path());
+        fs::write(directory.path().join(file), vec![0x11; 36]).unwrap();
+        assert!(Store::open(directory.path(), ID).is_err(), "{file}");
+    }
+}
+
+/// sled 0.34.7 refuses to open with such a file.
+#[test]
+fn an_unfinished_snapshot_of_sled_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let expected = filled(directory.path());
+    let leftover = directory.path().join("log/snap.00000000000000ff.generating");
+    fs::write(&leftover, b"half a snapshot").unwrap();
+    let (_, restored) = Store::open(directory.path(), ID).unwrap();
+    assert_eq!(restored, expected);
+    assert!(!leftover.exists());
+}

@@ -1,0 +1,7 @@
+//! The store against a model, against damage, and against kill -9.
+#![allow(clippy::unwrap_used)]
+
+mod damage;
+mod kill;
+mod model;
+mod round_trip;
