@@ -1,0 +1,11 @@
+//! Whole calls through [`crate::core::Sip`], in virtual time.
+
+#![allow(clippy::unwrap_used)]
+
+mod calls;
+mod failover;
+mod hostile;
+mod media;
+mod requests;
+mod reveal;
+mod topology;
