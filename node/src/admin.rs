@@ -1,0 +1,231 @@
+//! The admin address: `/status` (JSON), `/metrics` (Prometheus), `/healthz`.
+//!
+//! Local and unauthenticated: bind it to loopback. Nothing here changes anything.
+
+mod metrics;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tandem_datapath::{Datapath, boottime};
+use tandem_failover_core::{AddressStatus, address::AddressPhase};
+use tandem_replication::{Replication, Slot};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::status::{
+    AddressView, ENGINE_STALE, EngineView, NodeStatus, Peer, ReplicationStatus, SyncTimes,
+};
+
+/// Entries a healthy peer may be behind: what is on its way at the highest rates.
+const CAUGHT_UP: u64 = 1_000;
+
+/// What the server reads.
+#[derive(Clone)]
+pub(crate) struct Observed {
+    pub(crate) slot: Slot,
+    pub(crate) replication: Replication,
+    /// `None` on the witness.
+    pub(crate) node: Option<Node>,
+}
+
+/// A data node's parts.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) view: watch::Receiver<EngineView>,
+    pub(crate) address: watch::Receiver<AddressStatus>,
+    pub(crate) mover: &'static str,
+    pub(crate) datapath: Arc<Datapath>,
+}
+
+/// Binds and serves until the task is aborted.
+///
+/// # Errors
+/// Names the key and the address.
+pub(crate) async fn listen(
+    address: SocketAddr,
+    observed: Observed,
+) -> anyhow::Result<JoinHandle<()>> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("admin.listen: binding {address}/tcp"))?;
+    let router = Router::new()
+        .route(
+            "/status",
+            get(async |State(observed): State<Observed>| Json(observed.status())),
+        )
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(show_health))
+        .with_state(observed);
+    Ok(tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the admin server ended");
+        }
+    }))
+}
+
+async fn show_metrics(State(observed): State<Observed>) -> Response {
+    // Asks the relay threads and waits for them: not on an async worker.
+    let text = tokio::task::spawn_blocking(move || metrics::text(&observed)).await;
+    match text {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, metrics::CONTENT)], text).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Liveness, for a process supervisor: 503 when the engine is stuck. Whether the pair is protected is
+/// `/status`'s matter; restarting a healthy node would not help there.
+async fn show_health(State(observed): State<Observed>) -> (StatusCode, &'static str) {
+    match &observed.node {
+        Some(node) if node.stale() => (StatusCode::SERVICE_UNAVAILABLE, "the engine is stuck\n"),
+        Some(_) | None => (StatusCode::OK, "ok\n"),
+    }
+}
+
+impl Node {
+    fn stale(&self) -> bool {
+        self.view.borrow().at + ENGINE_STALE < boottime()
+    }
+}
+
+impl Observed {
+    fn status(&self) -> NodeStatus {
+        let replication = self.replication.status();
+        let view = self
+            .node
+            .as_ref()
+            .map(|node| node.view.borrow().clone())
+            .unwrap_or_default();
+        let address = self
+            .node
+            .as_ref()
+            .map(|node| (node.mover, node.address.borrow().clone()));
+        let reasons = self.reasons(
+            &replication,
+            &view,
+            address.as_ref().map(|(_, status)| status),
+        );
+        let role = match (self.slot, replication.role, &replication.leader) {
+            (Slot::Witness, _, _) => "witness",
+            (Slot::A | Slot::B, _, _) if view.serving => "owner",
+            (Slot::A | Slot::B, "follower", Some(_)) => "standby",
+            (Slot::A | Slot::B, _, _) => "candidate",
+        };
+        NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            slot: self.slot.to_string(),
+            role: role.to_owned(),
+            epoch: view.epoch,
+            protected: reasons.is_empty(),
+            reasons,
+            calls: view.calls,
+            held: view.held,
+            worker_pid: std::process::id(),
+            replication: replication_view(&replication),
+            address: address.map(|(mover, status)| address_view(mover, &status)),
+            cdr: self.node.is_some().then_some(view.cdr),
+            counters: view.counters,
+        }
+    }
+
+    /// Everything that is less than full protection, worst first.
+    fn reasons(
+        &self,
+        replication: &tandem_replication::Status,
+        view: &EngineView,
+        address: Option<&AddressStatus>,
+    ) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if replication.store_failed {
+            reasons.push("the store failed".to_owned());
+        }
+        if self.node.as_ref().is_some_and(Node::stale) {
+            reasons.push("the engine is stuck".to_owned());
+        }
+        if replication.leader.is_none() {
+            reasons.push("there is no leader".to_owned());
+        }
+        for peer in &replication.peers {
+            if !peer.connected {
+                reasons.push(format!("{} is not connected", peer.slot));
+            } else if peer.snapshot || peer.lag.is_some_and(|lag| lag > CAUGHT_UP) {
+                reasons.push(format!("{} is not caught up", peer.slot));
+            }
+        }
+        if let Some(address) = address {
+            reasons.extend(address_trouble(view.serving, address));
+        }
+        if let Some(trouble) = &view.cdr.trouble {
+            reasons.push(format!("call detail records wait: {trouble}"));
+        }
+        reasons
+    }
+}
+
+fn address_trouble(serving: bool, address: &AddressStatus) -> Option<String> {
+    let because = |what: &str| match &address.last_error {
+        Some(error) => format!("{what}: {error}"),
+        None => what.to_owned(),
+    };
+    if serving && !(address.holds && address.verified) {
+        return Some(because("the floating address is not verified here"));
+    }
+    if let Some((source, error)) = address
+        .sources
+        .iter()
+        .find_map(|(source, status)| status.error.as_ref().map(|error| (source, error)))
+    {
+        return Some(format!(
+            "{} cannot be asked about the address: {error}",
+            source.as_str()
+        ));
+    }
+    if !serving && address.phase == AddressPhase::Releasing && address.last_error.is_some() {
+        return Some(because("the floating address could not be released"));
+    }
+    None
+}
+
+fn replication_view(status: &tandem_replication::Status) -> ReplicationStatus {
+    let peers = status.peers.iter().map(|peer| Peer {
+        slot: peer.slot.to_string(),
+        connected: peer.connected,
+        lag: peer.lag,
+        silent_ms: peer.last_contact_ms,
+    });
+    ReplicationStatus {
+        term: status.term,
+        leader: status.leader.clone(),
+        commit: status.commit,
+        applied: status.applied,
+        peers: peers.collect(),
+        sync_us: SyncTimes {
+            p50: status.store.sync.p50_us,
+            p99: status.store.sync.p99_us,
+            max: status.store.sync.max_us,
+        },
+    }
+}
+
+fn address_view(mover: &str, status: &AddressStatus) -> AddressView {
+    let state = match (status.phase, status.verified) {
+        (AddressPhase::Held, true) => "held and verified",
+        (AddressPhase::Held, false) => "held, not verified",
+        (AddressPhase::Claiming, _) => "being claimed",
+        (AddressPhase::Releasing, _) => "being released",
+        (AddressPhase::Released, _) => "not here",
+    };
+    AddressView {
+        mover: mover.to_owned(),
+        holds: status.holds && status.verified,
+        state: state.to_owned(),
+        last_error: status.last_error.clone(),
+    }
+}

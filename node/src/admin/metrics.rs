@@ -1,0 +1,152 @@
+//! `/metrics` in the OpenMetrics text form, from the same snapshots that `/status` shows.
+
+use std::{collections::BTreeMap, fmt};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use tandem_datapath::{Sample, SampleKind};
+
+use super::Observed;
+use crate::status::NodeStatus;
+
+pub(super) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of this node.
+pub(super) fn text(observed: &Observed) -> Result<String, fmt::Error> {
+    let mut samples = of_status(&observed.status());
+    if let Some(node) = &observed.node {
+        samples.extend(node.datapath.stats().samples);
+    }
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot(samples)));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn of_status(status: &NodeStatus) -> Vec<Sample> {
+    let mut samples = vec![
+        gauge("tandem_protected", &[], u64::from(status.protected)),
+        gauge("tandem_owner", &[], u64::from(status.role == "owner")),
+        gauge("tandem_epoch", &[], status.epoch),
+        gauge("tandem_calls", &[], status.calls as u64),
+        gauge("tandem_held_messages", &[], status.held as u64),
+        gauge("tandem_raft_term", &[], status.replication.term),
+        gauge("tandem_raft_commit_index", &[], status.replication.commit),
+        gauge("tandem_raft_applied_index", &[], status.replication.applied),
+    ];
+    for peer in &status.replication.peers {
+        let labels = [("peer", peer.slot.as_str())];
+        samples.push(gauge(
+            "tandem_peer_connected",
+            &labels,
+            u64::from(peer.connected),
+        ));
+        if let Some(lag) = peer.lag {
+            samples.push(gauge("tandem_peer_lag_entries", &labels, lag));
+        }
+    }
+    for (quantile, value) in [
+        ("0.5", status.replication.sync_us.p50),
+        ("0.99", status.replication.sync_us.p99),
+        ("1", status.replication.sync_us.max),
+    ] {
+        samples.push(gauge(
+            "tandem_store_sync_microseconds",
+            &[("quantile", quantile)],
+            value,
+        ));
+    }
+    if let Some(address) = &status.address {
+        samples.push(gauge("tandem_address_held", &[], u64::from(address.holds)));
+    }
+    if let Some(cdr) = &status.cdr {
+        samples.push(counter("tandem_cdrs_written_total", &[], cdr.written));
+        samples.push(gauge("tandem_cdrs_waiting", &[], cdr.waiting as u64));
+    }
+    for (name, value) in &status.counters {
+        samples.push(counter("tandem_events_total", &[("event", name)], *value));
+    }
+    samples
+}
+
+fn gauge(name: &'static str, labels: &[(&'static str, &str)], value: u64) -> Sample {
+    sample(name, SampleKind::Gauge, labels, value)
+}
+
+fn counter(name: &'static str, labels: &[(&'static str, &str)], value: u64) -> Sample {
+    sample(name, SampleKind::Counter, labels, value)
+}
+
+fn sample(
+    name: &'static str,
+    kind: SampleKind,
+    labels: &[(&'static str, &str)],
+    value: u64,
+) -> Sample {
+    let labels = labels
+        .iter()
+        .map(|(key, value)| (*key, (*value).to_owned()))
+        .collect();
+    Sample {
+        name,
+        kind,
+        labels,
+        value,
+    }
+}
+
+/// A moment's samples as a collector.
+#[derive(Debug)]
+struct Snapshot(Vec<Sample>);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families: BTreeMap<&str, Vec<&Sample>> = BTreeMap::new();
+        for sample in &self.0 {
+            families.entry(sample.name).or_default().push(sample);
+        }
+        for (name, samples) in families {
+            // The encoder itself appends `_total` to a counter's name.
+            let name = name.strip_suffix("_total").unwrap_or(name);
+            let Some(first) = samples.first() else {
+                continue;
+            };
+            let metric_type = metric(first).metric_type();
+            let mut family = encoder.encode_descriptor(name, help(name), None, metric_type)?;
+            for sample in samples {
+                metric(sample).encode(family.encode_family(&sample.labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn metric(sample: &Sample) -> Box<dyn EncodeMetric> {
+    match sample.kind {
+        SampleKind::Counter => Box::new(ConstCounter::new(sample.value)),
+        // Gauges are counts and indices far below i64::MAX.
+        SampleKind::Gauge => Box::new(ConstGauge::new(
+            i64::try_from(sample.value).unwrap_or(i64::MAX),
+        )),
+    }
+}
+
+fn help(name: &str) -> &'static str {
+    match name {
+        "tandem_protected" => "1 when the loss of any one host would lose nothing",
+        "tandem_owner" => "1 on the node that serves",
+        "tandem_epoch" => "Raft term in which ownership was committed",
+        "tandem_calls" => "Calls in the table",
+        "tandem_held_messages" => "SIP messages waiting for their commit",
+        "tandem_store_sync_microseconds" => "Time to make a write durable",
+        "tandem_events" => "Events by name since the worker started",
+        _ if name.starts_with("tandem_media") => "Media relay",
+        _ if name.starts_with("tandem_peer") => "Another replica as this one sees it",
+        _ => "See docs/operations.md",
+    }
+}

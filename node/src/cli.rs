@@ -1,0 +1,180 @@
+//! The command line: what an operator can ask, and the exit codes of the answers.
+
+use std::{
+    io::{IsTerminal, Write, stdout},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{config::Config, guard, preflight, status, worker};
+
+/// sysexits.h EX_CONFIG is 78, but linkerd2-proxy and others taught operators 64 (EX_USAGE) for "you
+/// gave me something that cannot work".
+const EXIT_CONFIG: u8 = 64;
+const EXIT_FAILED: u8 = 1;
+
+/// A SIP session border controller that runs as an active-standby pair.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a pair's certificate authority and the keys of its three replicas.
+    Init {
+        /// Name of the pair; stands in its certificates.
+        #[arg(long, env = "TANDEM_PAIR")]
+        pair: String,
+        /// Directory to write; must not hold a pair yet.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Check a configuration file and what it needs on this host; binds nothing.
+    Check(ConfigArgs),
+    /// Run this node: a guard process that starts and watches the worker.
+    Run(RunArgs),
+    /// The worker itself; started by the guard.
+    #[command(hide = true)]
+    Worker(RunArgs),
+    /// Show the node's state; exit status 1 when the pair is not fully protected.
+    Status {
+        /// The node's admin address.
+        #[arg(long, env = "TANDEM_ADMIN", default_value = "127.0.0.1:7610")]
+        admin: SocketAddr,
+        /// Print the node's own JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
+    /// Configuration file.
+    #[arg(long, env = "TANDEM_CONFIG", default_value = "/etc/tandem/tandem.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct RunArgs {
+    /// Configuration file.
+    #[arg(long, env = "TANDEM_CONFIG", default_value = "/etc/tandem/tandem.toml")]
+    pub(crate) config: PathBuf,
+    /// Form of the log on standard output.
+    #[arg(long, env = "TANDEM_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// What to log, as tracing filters such as `info,tandem=debug`.
+    #[arg(long, env = "TANDEM_LOG", default_value = "info,quinn=warn,sled=warn")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> ExitCode {
+        match self.command {
+            Command::Init { pair, out } => finish(init(&pair, &out)),
+            Command::Check(args) => with_config(&args.config, |config| {
+                let report = preflight::check(&config);
+                say(&report.to_string());
+                if report.passed() {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::from(EXIT_FAILED)
+                }
+            }),
+            Command::Run(args) => with_config(&args.config, |config| {
+                start_logging(&args);
+                finish(guard::run(&config, &args))
+            }),
+            Command::Worker(args) => with_config(&args.config, |config| {
+                start_logging(&args);
+                finish(worker::run(config))
+            }),
+            Command::Status { admin, json } => match status::fetch(admin) {
+                Ok(status) => {
+                    say(&if json {
+                        status.to_json()
+                    } else {
+                        status.to_string()
+                    });
+                    ExitCode::from(if status.protected { 0 } else { EXIT_FAILED })
+                }
+                Err(error) => complain(&error),
+            },
+        }
+    }
+}
+
+/// The keys of a pair are made once, on any machine, and carried to the three hosts.
+fn init(pair: &str, out: &Path) -> anyhow::Result<()> {
+    tandem_replication::pki::create_pair(out, pair)?;
+    say(&format!(
+        "pair {pair:?}: {0}/ca.pem, and one directory of keys for each host: {0}/a, {0}/b, {0}/witness\n\
+         copy each to [pair] keys on its host; keep {0}/ca.key offline",
+        out.display()
+    ));
+    Ok(())
+}
+
+fn with_config(path: &Path, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match Config::load(path) {
+        Ok(config) => run(config),
+        Err(error) => {
+            // Before logging exists, and for a person: plain text on standard error.
+            let _ = writeln!(std::io::stderr(), "tandem: {error}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+fn complain(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "tandem: {error:#}");
+    ExitCode::from(EXIT_FAILED)
+}
+
+/// A closed pipe is the reader's choice, not our failure.
+fn say(text: &str) {
+    let _ = writeln!(stdout(), "{}", text.trim_end());
+}
+
+fn start_logging(args: &RunArgs) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log).unwrap_or_else(|error| {
+        let _ = writeln!(
+            std::io::stderr(),
+            "tandem: --log {:?}: {error}; using \"info\"",
+            args.log
+        );
+        tracing_subscriber::EnvFilter::new("info")
+    });
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    match args.log_format {
+        LogFormat::Text => builder.with_ansi(stdout().is_terminal()).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,182 @@
+//! What a node says of itself: one structure behind `/status`, `tandem status` and `/metrics`.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::cdr::CdrStatus;
+
+/// An engine that has not spoken for this long is stuck, and says so in `reasons`.
+pub(crate) const ENGINE_STALE: Duration = Duration::from_secs(1);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The engine's own part, published several times a second.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EngineView {
+    pub(crate) serving: bool,
+    pub(crate) epoch: u64,
+    pub(crate) calls: usize,
+    /// Messages waiting for their commit.
+    pub(crate) held: usize,
+    pub(crate) cdr: CdrStatus,
+    pub(crate) counters: BTreeMap<String, u64>,
+    /// CLOCK_BOOTTIME when this was taken.
+    pub(crate) at: Duration,
+}
+
+/// A node's state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NodeStatus {
+    pub(crate) version: String,
+    pub(crate) slot: String,
+    /// `owner`, `standby`, `candidate` or `witness`.
+    pub(crate) role: String,
+    pub(crate) epoch: u64,
+    /// Whether the loss of any one of the three hosts would lose nothing.
+    pub(crate) protected: bool,
+    /// Why not, if not.
+    pub(crate) reasons: Vec<String>,
+    pub(crate) calls: usize,
+    pub(crate) held: usize,
+    pub(crate) worker_pid: u32,
+    pub(crate) replication: ReplicationStatus,
+    /// `None` on the witness.
+    pub(crate) address: Option<AddressView>,
+    pub(crate) cdr: Option<CdrStatus>,
+    pub(crate) counters: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ReplicationStatus {
+    pub(crate) term: u64,
+    pub(crate) leader: Option<String>,
+    pub(crate) commit: u64,
+    pub(crate) applied: u64,
+    pub(crate) peers: Vec<Peer>,
+    /// Time to make a write durable, in microseconds.
+    pub(crate) sync_us: SyncTimes,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    pub(crate) slot: String,
+    pub(crate) connected: bool,
+    /// Log entries it has not confirmed; known to the leader only.
+    pub(crate) lag: Option<u64>,
+    /// Milliseconds since its last message.
+    pub(crate) silent_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct SyncTimes {
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
+    pub(crate) max: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AddressView {
+    pub(crate) mover: String,
+    /// Held and verified on this node.
+    pub(crate) holds: bool,
+    pub(crate) state: String,
+    pub(crate) last_error: Option<String>,
+}
+
+impl NodeStatus {
+    pub(crate) fn to_json(&self) -> String {
+        // Plain strings and numbers: there is nothing that could fail to serialise.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for NodeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "node {}: {}, epoch {}, {} calls",
+            self.slot, self.role, self.epoch, self.calls
+        )?;
+        let leader = self.replication.leader.as_deref().unwrap_or("none");
+        let ReplicationStatus {
+            term,
+            commit,
+            applied,
+            ..
+        } = &self.replication;
+        writeln!(
+            f,
+            "  log      leader {leader}, term {term}, commit {commit}, applied {applied}"
+        )?;
+        for Peer {
+            slot,
+            connected,
+            lag,
+            silent_ms,
+        } in &self.replication.peers
+        {
+            write!(
+                f,
+                "  {slot:8} {}",
+                if *connected {
+                    "connected"
+                } else {
+                    "not connected"
+                }
+            )?;
+            if let Some(lag) = lag {
+                write!(f, ", {lag} entries behind")?;
+            }
+            if let Some(silent) = silent_ms {
+                write!(f, ", heard {silent} ms ago")?;
+            }
+            writeln!(f)?;
+        }
+        if let Some(address) = &self.address {
+            write!(f, "  address  {} by {}", address.state, address.mover)?;
+            match &address.last_error {
+                Some(error) => writeln!(f, ": {error}")?,
+                None => writeln!(f)?,
+            }
+        }
+        if let Some(cdr) = &self.cdr {
+            writeln!(
+                f,
+                "  cdr      {} written, {} waiting",
+                cdr.written, cdr.waiting
+            )?;
+        }
+        if self.protected {
+            return f.write_str("protected: any one host may be lost");
+        }
+        f.write_str("NOT fully protected")?;
+        self.reasons
+            .iter()
+            .try_for_each(|reason| write!(f, "\n  - {reason}"))
+    }
+}
+
+/// Asks a node's admin address.
+pub(crate) fn fetch(admin: SocketAddr) -> anyhow::Result<NodeStatus> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(FETCH_TIMEOUT))
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let url = format!("http://{admin}/status");
+    let mut response = agent
+        .get(&url)
+        .call()
+        .with_context(|| format!("no node answers at {admin}"))?;
+    ensure!(
+        response.status().is_success(),
+        "{url} answered {}",
+        response.status()
+    );
+    let body = response
+        .body_mut()
+        .read_to_string()
+        .with_context(|| format!("reading {url}"))?;
+    serde_json::from_str(&body).with_context(|| format!("{url} is not a node's status"))
+}

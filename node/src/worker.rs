@@ -1,0 +1,292 @@
+//! The worker: builds the parts of a node, connects them, and waits for the end.
+//!
+//! Threads and tasks started here, in this order: tokio's workers; replication's `raft` and `store`;
+//! on a data node the media relays, one SIP receiver per realm, the CDR writer, the address driver and
+//! the engine; then the admin server. SIGTERM stops the engine (gate closed, address released) before
+//! replication leaves.
+
+use std::{fs, sync::Arc, thread};
+
+use anyhow::{Context, anyhow};
+use nix::sys::signal::Signal;
+use tandem_datapath::{Datapath, Gate, MediaRealm};
+use tandem_failover::{AddressTask, L2Mover, Mover};
+use tandem_failover_core::Desired;
+use tandem_failover_ec2::{Ec2Mover, Ec2Settings};
+use tandem_media::RealmNumber;
+use tandem_replication::{Event, KeyPaths, ReplicaId, Replication, Settings, stored_identity};
+use tandem_sip::{
+    config::{CallTimers, Limits, SipConfig},
+    core::Sip,
+    flow::RealmId,
+    transaction::TimerConfig,
+};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::info;
+
+use crate::{
+    admin::{self, Observed},
+    cdr::CdrFile,
+    config::{self, Border, Config},
+    engine::{Engine, Parts, failover_slot},
+    fatal::Fatal,
+    inbox::{self, Inbox, Input, Sender},
+    ports::Pools,
+    signalling::RealmSocket,
+    status::EngineView,
+};
+
+/// Two: the peer link and the address driver must not wait for an admin request.
+const RUNTIME_THREADS: usize = 2;
+
+/// Runs until SIGTERM, SIGINT, or the death of the guard.
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    // Without its guard a worker must not go on: nobody would withdraw the address after it.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("asking to die with the guard")?;
+    fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("node.state_dir {}", config.state_dir.display()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .context("the runtime")?;
+    let _entered = runtime.enter();
+    let (sender, inbox) = inbox::inbox();
+    let (fatal, mut failed) = Fatal::channel();
+    let replication = start_replication(&config, &runtime, sender.clone(), fatal.clone())?;
+    let node = match &config.border {
+        Some(border) => Some(Node::start(&config, border, inbox, &sender, replication.clone(), fatal)?),
+        None => {
+            drop(inbox);
+            None
+        }
+    };
+    let observed = Observed {
+        slot: config.slot,
+        replication: replication.clone(),
+        node: node.as_ref().map(Node::observed),
+    };
+    let ended = runtime.block_on(async {
+        let server = admin::listen(config.admin, observed).await?;
+        info!(slot = %config.slot, pid = std::process::id(), admin = %config.admin, "worker started");
+        let ended = tokio::select! {
+            result = wait_for_signal() => result,
+            reason = failed.raised() => Err(anyhow!(reason)),
+        };
+        server.abort();
+        ended
+    });
+    info!("worker stopping");
+    if let Some(node) = node {
+        node.stop(&sender, &runtime);
+    }
+    replication.shutdown();
+    ended
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT handler")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn start_replication(
+    config: &Config,
+    runtime: &Runtime,
+    inbox: Sender,
+    fatal: Fatal,
+) -> anyhow::Result<Replication> {
+    let mut peers = config.pair.addresses.clone();
+    let listen = peers.remove(&config.slot).context("pair: this node's own address")?;
+    let id = stored_identity(&config.state_dir)?.unwrap_or(ReplicaId::first(config.slot));
+    let keys = KeyPaths::in_directory(&config.pair.keys);
+    let settings = Settings {
+        profile: config.pair.profile,
+        ..Settings::new(id, config.state_dir.clone(), listen, peers, keys)
+    };
+    let replication = tandem_replication::start(settings, runtime.handle(), move |event| match event {
+        Event::StoreFailed(error) => fatal.raise(&format!("the store failed: {error}")),
+        // On the witness nobody listens: the inbox is closed and the events end here.
+        event => {
+            inbox.push(Input::Replication(event));
+        }
+    })?;
+    Ok(replication)
+}
+
+/// A data node's running parts.
+struct Node {
+    engine: thread::JoinHandle<()>,
+    address: AddressTask,
+    mover: &'static str,
+    view: watch::Receiver<EngineView>,
+    datapath: Arc<Datapath>,
+}
+
+impl Node {
+    fn start(
+        config: &Config,
+        border: &Border,
+        inbox: Inbox,
+        sender: &Sender,
+        replication: Replication,
+        fatal: Fatal,
+    ) -> anyhow::Result<Node> {
+        let gate = Arc::new(Gate::new());
+        let (desired, desired_place) = watch::channel(Desired::Release);
+        let (view, observed_view) = watch::channel(EngineView::default());
+        let datapath = Arc::new(start_datapath(border, Arc::clone(&gate), sender.clone())?);
+        let sockets = (0..)
+            .zip(&border.realms)
+            .map(|(number, realm)| RealmSocket::open(RealmId(number), realm, sender.clone()))
+            .collect::<anyhow::Result<_>>()?;
+        let mover = mover(border)?;
+        let mover_name = mover.name();
+        let settings = tandem_failover::Settings {
+            slot: failover_slot(config.slot),
+            seed: rand::random(),
+        };
+        let address = tandem_failover::spawn(settings, mover, desired_place);
+        let engine = Engine::new(Parts {
+            slot: config.slot,
+            inbox,
+            sip: Sip::new(sip_config(border), rand::random()),
+            sockets,
+            pools: Pools::new(&border.realms),
+            datapath: Arc::clone(&datapath),
+            gate,
+            replication,
+            desired,
+            cdrs: CdrFile::open(&border.cdr_path)?,
+            view,
+            fatal,
+        });
+        let engine = thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || engine.run())
+            .context("starting the engine")?;
+        Ok(Node {
+            engine,
+            address,
+            mover: mover_name,
+            view: observed_view,
+            datapath,
+        })
+    }
+
+    fn observed(&self) -> admin::Node {
+        admin::Node {
+            view: self.view.clone(),
+            address: self.address.status(),
+            mover: self.mover,
+            datapath: Arc::clone(&self.datapath),
+        }
+    }
+
+    /// The gate closes first, then the address leaves; what is committed stays with the peer.
+    fn stop(self, sender: &Sender, runtime: &Runtime) {
+        sender.push(Input::Stop);
+        if self.engine.join().is_err() {
+            tracing::error!("the engine had panicked");
+        }
+        if runtime.block_on(self.address.finished()).is_err() {
+            tracing::error!("the address driver had panicked");
+        }
+    }
+}
+
+fn start_datapath(border: &Border, gate: Arc<Gate>, inbox: Sender) -> anyhow::Result<Datapath> {
+    let realms = (0..)
+        .zip(&border.realms)
+        .map(|(number, realm)| MediaRealm {
+            realm: RealmNumber(number),
+            bind: realm.bind.ip(),
+            ports: realm.media_ports.clone(),
+        })
+        .collect();
+    Datapath::start(realms, gate, move |event| {
+        inbox.push(Input::Media(event));
+    })
+}
+
+fn mover(border: &Border) -> anyhow::Result<Arc<dyn Mover>> {
+    let floating = &border.floating;
+    match &floating.mover {
+        config::Mover::L2 => {
+            let mover = L2Mover::new(floating.interface.clone(), floating.addresses.clone());
+            Ok(Arc::new(mover))
+        }
+        config::Mover::Ec2 {
+            region,
+            endpoint,
+            own_eni,
+        } => {
+            let settings = Ec2Settings {
+                region: region.clone(),
+                endpoint: endpoint.clone(),
+                network_interface: own_eni.clone(),
+                interface: floating.interface.clone(),
+                addresses: floating.addresses.clone(),
+            };
+            Ok(Arc::new(Ec2Mover::new(settings)?))
+        }
+    }
+}
+
+fn sip_config(border: &Border) -> SipConfig {
+    let realms = (0..)
+        .zip(&border.realms)
+        .map(|(number, realm)| tandem_sip::config::Realm {
+            id: RealmId(number),
+            name: realm.name.clone(),
+            bound: realm.bind,
+            advertised: realm.advertise,
+        });
+    let groups = border
+        .groups
+        .iter()
+        .map(|group| tandem_sip::config::TargetGroup {
+            name: group.name.clone(),
+            realm: realm_id(group.realm),
+            targets: group.targets.iter().map(target).collect(),
+        });
+    let routes = border.routes.iter().map(|route| tandem_sip::config::Route {
+        from: realm_id(route.from),
+        group: route.to,
+    });
+    SipConfig {
+        realms: realms.collect(),
+        groups: groups.collect(),
+        routes: routes.collect(),
+        timers: TimerConfig::default(),
+        call_timers: CallTimers::default(),
+        limits: Limits::default(),
+        user_agent: concat!("tandem/", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+fn target(target: &config::Target) -> tandem_sip::config::Target {
+    let config::Target {
+        address,
+        priority,
+        weight,
+    } = *target;
+    tandem_sip::config::Target {
+        address,
+        priority,
+        weight,
+    }
+}
+
+/// The configuration admits at most 64 realms.
+fn realm_id(index: usize) -> RealmId {
+    RealmId(u16::try_from(index).unwrap_or(u16::MAX))
+}
