@@ -1,7 +1,8 @@
 //! Drills: a pair carries calls, a fault comes, and a report says what survived.
 //!
-//! Each run is a process of its own, because a sandbox is entered once and before any thread exists. The drill's
-//! process starts the runs one after another, collects their reports and judges them:
+//! Each run is a process of its own, because a sandbox is entered once and before any thread
+//! exists. The drill's process starts the runs one after another, collects their reports and judges
+//! them:
 //!
 //! ```text
 //! tandem-chaos drill kill-host --runs 2      prints the table, writes --json, exits with the verdict
@@ -106,14 +107,15 @@ pub struct DrillArgs {
     /// On EC2: how long a change takes to have effect after its call returned.
     #[arg(long, default_value_t = 1_000)]
     effect_delay_ms: u64,
-    /// Longest media gap allowed; by default 200 ms (p99) on a LAN, and the effect delay plus 200 ms (every
-    /// call) on EC2.
+    /// Longest media gap allowed; by default 200 ms (p99) on a LAN, and the effect delay plus 200
+    /// ms (every call) on EC2.
     #[arg(long)]
     gap_limit_ms: Option<u64>,
     /// The `tandem` binary; by default the one beside this program.
     #[arg(long, env = "TANDEM_BINARY")]
     tandem: Option<PathBuf>,
-    /// Keep logs, configurations and reports here; by default they are kept only when the drill fails.
+    /// Keep logs, configurations and reports here; by default they are kept only when the drill
+    /// fails.
     #[arg(long)]
     artifacts: Option<PathBuf>,
 }
@@ -175,7 +177,8 @@ impl DrillArgs {
     }
 }
 
-/// `tandem` beside the running program; for a test program, which cargo puts into `deps`, one level up.
+/// `tandem` beside the running program; for a test program, which cargo puts into `deps`, one level
+/// up.
 pub fn default_binary() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("path of this program")?;
     let beside = program.parent().map(|directory| directory.join("tandem"));

@@ -1,5 +1,6 @@
 //! The machines of a drill: network namespaces with interfaces, processes and a power switch.
 
+pub mod frozen;
 pub mod namespace;
 pub mod packet;
 pub mod process;

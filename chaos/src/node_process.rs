@@ -1,7 +1,8 @@
 //! A `tandem` process on a host: its files, its log, its status.
 //!
-//! The log on standard output is followed by a thread, which keeps every line in `log.jsonl` and publishes the
-//! transitions among them; it ends with the process. Status is asked over HTTP inside the host's network.
+//! The log on standard output is followed by a thread, which keeps every line in `log.jsonl` and
+//! publishes the transitions among them; it ends with the process. Status is asked over HTTP inside
+//! the host's network.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -69,6 +70,10 @@ pub struct Worker {
 }
 
 impl Worker {
+    pub fn pid(self) -> Pid {
+        self.pid
+    }
+
     /// Kills it, not its guard.
     pub fn kill(self) -> anyhow::Result<()> {
         kill(self.pid, Signal::SIGKILL).with_context(|| format!("kill worker {}", self.pid))
@@ -119,8 +124,8 @@ pub struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// Writes the node's configuration and starts `tandem run` on its host. The state directory is kept from
-    /// an earlier start.
+    /// Writes the node's configuration and starts `tandem run` on its host. The state directory is
+    /// kept from an earlier start.
     pub fn start(fabric: &Fabric, id: HostId, files: &NodeFiles) -> anyhow::Result<NodeProcess> {
         let slot = id.slot().with_context(|| format!("{id} is not a node"))?;
         let directory = files.directory.join(id.name());
@@ -138,7 +143,8 @@ impl NodeProcess {
         command
             .args(["run", "--log-format", "json", "--config"])
             .arg(&config)
-            // The endpoint of the EC2 fabric accepts any credentials; the client insists on having some.
+            // The endpoint of the EC2 fabric accepts any credentials; the client insists on having
+            // some.
             .env("AWS_ACCESS_KEY_ID", "drill")
             .env("AWS_SECRET_ACCESS_KEY", "drill")
             .stdin(Stdio::null())
@@ -193,7 +199,8 @@ impl NodeProcess {
         self.transitions.borrow().clone()
     }
 
-    /// Waits for the first transition that is as `wanted`. Does not return when the node ends first; bound it.
+    /// Waits for the first transition that is as `wanted`. Does not return when the node ends
+    /// first; bound it.
     pub async fn await_transition(&self, wanted: impl Fn(&Transition) -> bool) -> Transition {
         let mut watched = self.transitions.clone();
         let found = watched.wait_for(|seen| seen.iter().any(&wanted)).await;

@@ -1,7 +1,9 @@
-//! Telephones of our own: they place and take calls, speak, listen, and report what each call went through.
+//! Telephones of our own: they place and take calls, speak, listen, and report what each call went
+//! through.
 //!
-//! A [`Phone`] is one user agent with many calls. It owns one task, which owns the SIP socket and every call's
-//! machine; the task ends when the [`Phone`] is dropped. Speech has threads of its own ([`media`]).
+//! A [`Phone`] is one user agent with many calls. It owns one task, which owns the SIP socket and
+//! every call's machine; the task ends when the [`Phone`] is dropped. Speech has threads of its own
+//! ([`media`]).
 
 mod call;
 mod dialog;
@@ -196,7 +198,8 @@ impl Task {
                 },
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((length, source)) => self.handle_datagram(&buffer[..length], source).await,
-                    // A port-unreachable report from a host that is just being cut off: the timers care.
+                    // A port-unreachable report from a host that is just being cut off: the timers
+                    // care.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                     Err(error) => {
                         tracing::warn!(%error, "SIP socket of a phone failed");

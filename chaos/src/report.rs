@@ -43,8 +43,8 @@ impl CallOutcome {
             .is_some_and(|both| both.iter().all(|report| report.established))
     }
 
-    /// Established, heard both ways after the fault, and ended by a BYE that one end sent, the other got, and the
-    /// first saw answered.
+    /// Established, heard both ways after the fault, and ended by a BYE that one end sent, the
+    /// other got, and the first saw answered.
     pub fn survived(&self) -> bool {
         self.established() && self.speech_returned && self.bye_answered()
     }
@@ -125,7 +125,8 @@ pub struct Summary {
     pub cdrs_expected: usize,
     pub cdrs_written: usize,
     pub cdrs_duplicated: usize,
-    /// From the fault to the survivor's election; null when it did not happen. The worst, of several runs.
+    /// From the fault to the survivor's election; null when it did not happen. The worst, of
+    /// several runs.
     pub detection_ms: Option<u64>,
     /// From the fault to the survivor's open gate.
     pub takeover_ms: Option<u64>,
@@ -196,7 +197,8 @@ impl Summary {
     pub fn over(runs: &[RunReport]) -> Summary {
         let calls: Vec<CallOutcome> = runs.iter().flat_map(|run| run.calls.clone()).collect();
         let each = || runs.iter().map(|run| &run.summary);
-        // A run in which a step never happened has no time for it; the worst is then not a time either.
+        // A run in which a step never happened has no time for it; the worst is then not a time
+        // either.
         let worst = |time: fn(&Summary) -> Option<u64>| {
             each()
                 .map(time)
@@ -238,7 +240,7 @@ pub struct RunReport {
     pub unprotected: Option<String>,
     /// Whether the capture saw every packet: otherwise `dual_owner_packets` proves nothing.
     pub capture_complete: bool,
-    /// How late the phones themselves ever sent.
+    /// How late the phones themselves sent around the fault.
     pub phones_late_ms: u64,
     pub calls: Vec<CallOutcome>,
     /// Items of the contract that did not hold.

@@ -1,9 +1,10 @@
 //! Sound the phones speak: synthesised speech, so that a receiver can tell which word it lost.
 //!
-//! A constant tone or silence would hide misdelivered and replayed packets, because every packet looks like the
-//! next. A [`Clip`] is formant synthesis after Klatt (1980): a glottal pulse train with a falling pitch contour
-//! through four moving resonators, fricative noise between vowels, and pauses filled with comfort noise. It is a
-//! pure function of its seed, so the receiver rebuilds what the sender says and compares packet by packet.
+//! A constant tone or silence would hide misdelivered and replayed packets, because every packet
+//! looks like the next. A [`Clip`] is formant synthesis after Klatt (1980): a glottal pulse train
+//! with a falling pitch contour through four moving resonators, fricative noise between vowels, and
+//! pauses filled with comfort noise. It is a pure function of its seed, so the receiver rebuilds
+//! what the sender says and compares packet by packet.
 
 mod formant;
 pub mod mulaw;

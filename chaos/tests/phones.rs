@@ -1,6 +1,7 @@
 //! Two phones over the loopback with a wire between them that loses, repeats and swaps packets:
 //! what the phones report must be what the wire did.
-#![allow(clippy::unwrap_used)]
+// A skipped test says so on standard output.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeSet;
 use std::io;
@@ -264,7 +265,8 @@ async fn report_is_what_the_wire_did() {
     );
 }
 
-/// A SIPp process; its scenario files lie in `directory`. None, said aloud, where SIPp is not installed.
+/// A SIPp process; its scenario files lie in `directory`. None, said aloud, where SIPp is not
+/// installed.
 fn sipp(role: &str, address: &str, directory: &Path, more: &[&str]) -> Option<Child> {
     let scenario = match role {
         "caller" => include_str!("sipp/caller.xml"),

@@ -1,8 +1,9 @@
-//! Contract 2 with phones of other make: SIPp on both sides, once also through Kamailio, loses no call when the
-//! active host loses power, whether established or ringing.
+//! Contract 2 with phones of other make: SIPp on both sides, once also through Kamailio, loses no
+//! call when the active host loses power, whether established or ringing.
 //!
-//! Needs the packages `sip-tester` and `kamailio`, the right to create namespaces, and a built `tandem`. A sandbox is
-//! entered once in a process's life, so each scenario runs in a process of its own, which this program starts.
+//! Needs the packages `sip-tester` and `kamailio`, the right to create namespaces, and a built
+//! `tandem`. A sandbox is entered once in a process's life, so each scenario runs in a process of
+//! its own, which this program starts.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -192,7 +193,7 @@ async fn run_in(trunk: Trunk, directory: &Path) -> anyhow::Result<()> {
     );
     peers.finish(directory).await?;
     let records = pair
-        .count_records(takeover.survivor, CALLS, RECORDS_WITHIN)
+        .count_records(&[takeover.survivor], CALLS, RECORDS_WITHIN)
         .await?;
     ensure!(
         records.written == CALLS && records.duplicated == 0,

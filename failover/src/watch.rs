@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -68,8 +68,34 @@ struct Watcher {
     interface: String,
     addresses: Vec<IpAddr>,
     signals: Arc<Signals>,
-    /// Whether the link had its carrier when last heard of.
-    carrier: Option<bool>,
+    /// The carrier when last heard of.
+    carrier: Option<Carrier>,
+}
+
+#[derive(Clone, Copy)]
+struct Carrier {
+    up: bool,
+    /// How often it came up so far: the kernel reports a short loss only after it is over.
+    ups: Option<u32>,
+}
+
+impl Carrier {
+    fn of(link: &LinkMessage) -> Carrier {
+        let ups = link
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::CarrierUpCount(count) => Some(*count),
+                _ => None,
+            });
+        Carrier {
+            up: link
+                .header
+                .flags
+                .contains(LinkFlags::LowerUp | LinkFlags::Up),
+            ups,
+        }
+    }
 }
 
 impl Watcher {
@@ -94,17 +120,30 @@ impl Watcher {
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
         ];
-        let (connection, _handle, mut messages) = new_multicast_connection(&groups)?;
-        let mut connection = std::pin::pin!(connection);
-        self.signals.addresses.notify_one();
-        loop {
-            tokio::select! {
-                () = &mut connection => return Ok(()),
-                message = messages.next() => match message {
-                    Some((message, _)) => self.handle(message.payload),
-                    None => return Ok(()),
-                },
+        let (connection, handle, mut messages) = new_multicast_connection(&groups)?;
+        let read = async {
+            self.signals.addresses.notify_one();
+            self.learn(&handle).await;
+            while let Some((message, _)) = messages.next().await {
+                self.handle(message.payload);
             }
+        };
+        tokio::select! {
+            () = connection => {}
+            () = read => {}
+        }
+        Ok(())
+    }
+
+    /// The link as it is now, so that the first change heard of is known to be one.
+    async fn learn(&mut self, handle: &Handle) {
+        let mut links = handle
+            .link()
+            .get()
+            .match_name(self.interface.clone())
+            .execute();
+        if let Ok(Some(link)) = links.try_next().await {
+            self.link(Carrier::of(&link));
         }
     }
 
@@ -125,22 +164,25 @@ impl Watcher {
                 self.signals.addresses.notify_one();
             }
             RouteNetlinkMessage::NewLink(link) if self.is_ours(link) => {
-                let flags = link.header.flags;
-                self.link(flags.contains(LinkFlags::LowerUp | LinkFlags::Up));
+                self.link(Carrier::of(link));
             }
             RouteNetlinkMessage::DelLink(link) if self.is_ours(link) => {
-                self.link(false);
+                self.link(Carrier {
+                    up: false,
+                    ups: None,
+                });
                 self.signals.addresses.notify_one();
             }
             _ => {}
         }
     }
 
-    fn link(&mut self, carrier: bool) {
-        if carrier && self.carrier == Some(false) {
+    fn link(&mut self, carrier: Carrier) {
+        let before = self.carrier.replace(carrier);
+        let missed = before.is_some_and(|before| !before.up || before.ups != carrier.ups);
+        if carrier.up && missed {
             self.signals.link_up.notify_one();
         }
-        self.carrier = Some(carrier);
     }
 
     fn is_watched(&self, message: &AddressMessage) -> bool {

@@ -274,7 +274,10 @@ impl Engine {
         self.parts.sip.deactivate();
         match self.parts.replication.table() {
             Ok(table) => self.restore(table),
-            Err(error) => self.parts.fatal.raise(&format!("rereading the committed table: {error}")),
+            Err(error) => self
+                .parts
+                .fatal
+                .raise(&format!("rereading the committed table: {error}")),
         }
     }
 

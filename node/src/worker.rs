@@ -59,7 +59,14 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let (fatal, mut failed) = Fatal::channel();
     let replication = start_replication(&config, &runtime, sender.clone(), fatal.clone())?;
     let node = match &config.border {
-        Some(border) => Some(Node::start(&config, border, inbox, &sender, replication.clone(), fatal)?),
+        Some(border) => Some(Node::start(
+            &config,
+            border,
+            inbox,
+            &sender,
+            replication.clone(),
+            fatal,
+        )?),
         None => {
             drop(inbox);
             None
@@ -105,20 +112,23 @@ fn start_replication(
     fatal: Fatal,
 ) -> anyhow::Result<Replication> {
     let mut peers = config.pair.addresses.clone();
-    let listen = peers.remove(&config.slot).context("pair: this node's own address")?;
+    let listen = peers
+        .remove(&config.slot)
+        .context("pair: this node's own address")?;
     let id = stored_identity(&config.state_dir)?.unwrap_or(ReplicaId::first(config.slot));
     let keys = KeyPaths::in_directory(&config.pair.keys);
     let settings = Settings {
         profile: config.pair.profile,
         ..Settings::new(id, config.state_dir.clone(), listen, peers, keys)
     };
-    let replication = tandem_replication::start(settings, runtime.handle(), move |event| match event {
-        Event::StoreFailed(error) => fatal.raise(&format!("the store failed: {error}")),
-        // On the witness nobody listens: the inbox is closed and the events end here.
-        event => {
-            inbox.push(Input::Replication(event));
-        }
-    })?;
+    let replication =
+        tandem_replication::start(settings, runtime.handle(), move |event| match event {
+            Event::StoreFailed(error) => fatal.raise(&format!("the store failed: {error}")),
+            // On the witness nobody listens: the inbox is closed and the events end here.
+            event => {
+                inbox.push(Input::Replication(event));
+            }
+        })?;
     Ok(replication)
 }
 

@@ -149,7 +149,11 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
 
     fn members(&self, slot: Slot) -> Vec<ReplicaId> {
         let peers = self.replica.status().peers;
-        peers.into_iter().map(|peer| peer.id).filter(|id| id.slot() == slot).collect()
+        peers
+            .into_iter()
+            .map(|peer| peer.id)
+            .filter(|id| id.slot() == slot)
+            .collect()
     }
 
     fn report_failures(&mut self) {
@@ -171,7 +175,10 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
                     self.local.open.insert(id, Open { ticket, since });
                 }
                 Err(error) => {
-                    (self.sink)(Event::Dropped { ticket, reason: DropReason::Refused(error) });
+                    (self.sink)(Event::Dropped {
+                        ticket,
+                        reason: DropReason::Refused(error),
+                    });
                 }
             }
         }
@@ -207,9 +214,19 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
                         return Err(self.lost_store());
                     }
                 }
-                Command::Applied { index, term, proposal, changes } => {
+                Command::Applied {
+                    index,
+                    term,
+                    proposal,
+                    changes,
+                } => {
                     let ticket = proposal.and_then(|proposal| self.close(proposal));
-                    (self.sink)(Event::Applied { index, term, ticket, changes });
+                    (self.sink)(Event::Applied {
+                        index,
+                        term,
+                        ticket,
+                        changes,
+                    });
                 }
                 Command::Dropped { proposal } => {
                     if let Some(Open { ticket, .. }) = self.local.open.remove(&proposal) {
@@ -239,17 +256,24 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
 
     fn close(&mut self, proposal: ProposalId) -> Option<Ticket> {
         let Open { ticket, since } = self.local.open.remove(&proposal)?;
-        self.shared.commit_latency.record(clock::now().saturating_sub(since));
+        self.shared
+            .commit_latency
+            .record(clock::now().saturating_sub(since));
         Some(ticket)
     }
 
     fn take_role(&mut self, role: Role) {
         match role {
             Role::Leader { term } => tracing::info!(term, "leader"),
-            Role::Follower { term, leader: Some(leader) } => {
+            Role::Follower {
+                term,
+                leader: Some(leader),
+            } => {
                 tracing::info!(term, %leader, "follower");
             }
-            Role::Follower { term, leader: None } => tracing::info!(term, "follower without leader"),
+            Role::Follower { term, leader: None } => {
+                tracing::info!(term, "follower without leader")
+            }
             Role::Candidate { term } => tracing::info!(term, "candidate"),
         }
         // The handles refuse proposals by what is published, so they learn it before the node does.
@@ -284,7 +308,10 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         self.mailbox.close();
         let open = self.local.open.into_values().map(|open| open.ticket);
         for ticket in open.chain(waiting.into_iter().map(|proposal| proposal.ticket)) {
-            (self.sink)(Event::Dropped { ticket, reason: DropReason::Stopped });
+            (self.sink)(Event::Dropped {
+                ticket,
+                reason: DropReason::Stopped,
+            });
         }
         if let End::StoreFailed(reason) = end {
             self.shared.store_failed.store(true, Ordering::Relaxed);

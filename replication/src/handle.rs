@@ -69,7 +69,13 @@ impl Replication {
         thread: JoinHandle<()>,
     ) -> Replication {
         let thread = Mutex::new(Some(thread));
-        Replication(Arc::new(Running { mailbox, shared, slots, tickets: AtomicU64::new(0), thread }))
+        Replication(Arc::new(Running {
+            mailbox,
+            shared,
+            slots,
+            tickets: AtomicU64::new(0),
+            thread,
+        }))
     }
 
     /// Proposes changes that take effect together. An [`Applied`](crate::Event::Applied) or
@@ -97,7 +103,14 @@ impl Replication {
     /// # Errors
     /// See [`RequestError`].
     pub fn transfer(&self, to: Slot) -> Result<(), RequestError> {
-        let member = self.0.shared.core().peers.iter().map(|peer| peer.id).find(|id| id.slot() == to);
+        let member = self
+            .0
+            .shared
+            .core()
+            .peers
+            .iter()
+            .map(|peer| peer.id)
+            .find(|id| id.slot() == to);
         let to = member.unwrap_or(ReplicaId::first(to));
         Ok(self.ask(|answer| Request::Transfer { to, answer })??)
     }
@@ -134,21 +147,30 @@ impl Replication {
 
     fn ask<T>(&self, request: impl FnOnce(SyncSender<T>) -> Request) -> Result<T, RequestError> {
         let (answer, answered) = sync_channel(1);
-        self.0.mailbox.request(request(answer)).map_err(|refused| match refused {
-            Refused::Full => RequestError::Busy,
-            Refused::Stopped => RequestError::Stopped,
-        })?;
-        answered.recv_timeout(ANSWER_TIMEOUT).map_err(|error| match error {
-            RecvTimeoutError::Timeout => RequestError::Busy,
-            RecvTimeoutError::Disconnected => RequestError::Stopped,
-        })
+        self.0
+            .mailbox
+            .request(request(answer))
+            .map_err(|refused| match refused {
+                Refused::Full => RequestError::Busy,
+                Refused::Stopped => RequestError::Stopped,
+            })?;
+        answered
+            .recv_timeout(ANSWER_TIMEOUT)
+            .map_err(|error| match error {
+                RecvTimeoutError::Timeout => RequestError::Busy,
+                RecvTimeoutError::Disconnected => RequestError::Stopped,
+            })
     }
 }
 
 impl Running {
     fn stop(&self) {
         self.mailbox.stop();
-        let thread = self.thread.lock().expect("no holder of this lock panics").take();
+        let thread = self
+            .thread
+            .lock()
+            .expect("no holder of this lock panics")
+            .take();
         if let Some(thread) = thread
             && thread.thread().id() != thread::current().id()
         {

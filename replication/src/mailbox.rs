@@ -36,8 +36,13 @@ pub(crate) enum Report {
 /// Asks the Raft thread for something.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Transfer { to: ReplicaId, answer: SyncSender<Result<(), TransferError>> },
-    Table { answer: SyncSender<Table> },
+    Transfer {
+        to: ReplicaId,
+        answer: SyncSender<Result<(), TransferError>>,
+    },
+    Table {
+        answer: SyncSender<Table>,
+    },
 }
 
 /// A message from an authenticated peer.
@@ -175,17 +180,25 @@ mod tests {
     use super::*;
 
     fn received(bytes: usize) -> Received {
-        Received { message: Message::default(), bytes }
+        Received {
+            message: Message::default(),
+            bytes,
+        }
     }
 
     fn proposal(ticket: u64) -> PendingProposal {
-        PendingProposal { ticket: Ticket(ticket), changes: Vec::new() }
+        PendingProposal {
+            ticket: Ticket(ticket),
+            changes: Vec::new(),
+        }
     }
 
     #[test]
     fn a_flood_of_messages_is_bounded_and_keeps_no_report_out() {
         let mailbox = Mailbox::default();
-        let accepted = (0..2 * MESSAGES).filter(|_| mailbox.message(received(1)).is_ok()).count();
+        let accepted = (0..2 * MESSAGES)
+            .filter(|_| mailbox.message(received(1)).is_ok())
+            .count();
         assert_eq!(accepted, MESSAGES);
         mailbox.report(Report::Persisted(WriteId(7)));
         let mail = mailbox.take(Duration::ZERO);

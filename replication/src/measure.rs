@@ -57,7 +57,12 @@ impl LatencyMeter {
             let rank = (window.len() * percent).div_ceil(100).saturating_sub(1);
             window.get(rank).copied().unwrap_or(0)
         };
-        Latency { count, p50_us: quantile(50), p99_us: quantile(99), max_us }
+        Latency {
+            count,
+            p50_us: quantile(50),
+            p99_us: quantile(99),
+            max_us,
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
@@ -124,10 +124,21 @@ pub fn create_pair(directory: &Path, pair_name: &str) -> Result<(), PkiError> {
     if pair_name.is_empty() || pair_name.len() > PAIR_NAME_LIMIT || !printable {
         return Err(PkiError::PairName(pair_name.to_owned()));
     }
-    let nodes = SLOTS.map(|slot| (slot, KeyPaths::in_directory(&directory.join(slot.to_string()))));
+    let nodes = SLOTS.map(|slot| {
+        (
+            slot,
+            KeyPaths::in_directory(&directory.join(slot.to_string())),
+        )
+    });
     let ca_paths = [directory.join(CA_CERTIFICATE), directory.join(CA_KEY)];
-    let node_paths = nodes.iter().flat_map(|(_, paths)| [&paths.ca, &paths.certificate, &paths.key]);
-    if let Some(path) = ca_paths.iter().chain(node_paths).find(|path| path.symlink_metadata().is_ok()) {
+    let node_paths = nodes
+        .iter()
+        .flat_map(|(_, paths)| [&paths.ca, &paths.certificate, &paths.key]);
+    if let Some(path) = ca_paths
+        .iter()
+        .chain(node_paths)
+        .find(|path| path.symlink_metadata().is_ok())
+    {
         return Err(PkiError::Exists(path.clone()));
     }
 
@@ -166,8 +177,10 @@ fn node_certificate(
     let mut params = parameters(vec![server_name(slot)], &common_name, NODE_LIFETIME)?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     // Each node both dials and is dialled.
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     Ok((params.signed_by(&key, issuer)?, key))
 }
@@ -178,9 +191,13 @@ fn parameters(
     lifetime: Duration,
 ) -> Result<CertificateParams, rcgen::Error> {
     let now = rcgen::date_time_ymd(1970, 1, 1)
-        + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        + SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
     let mut params = CertificateParams::new(names)?;
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     params.not_before = now - CLOCK_TOLERANCE;
     params.not_after = now + lifetime;
     // RFC 5280 section 4.1.2.2: positive, unique per CA, at most 20 octets.
@@ -195,19 +212,28 @@ fn create_directory(path: &Path) -> Result<(), PkiError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| PkiError::Write { path: path.to_owned(), source })
+        .map_err(|source| PkiError::Write {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn write_new(path: &Path, content: &str, mode: u32) -> Result<(), PkiError> {
     let write = || -> io::Result<()> {
-        let mut file: File =
-            OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        let mut file: File = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()
     };
     write().map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => PkiError::Exists(path.to_owned()),
-        _ => PkiError::Write { path: path.to_owned(), source },
+        _ => PkiError::Write {
+            path: path.to_owned(),
+            source,
+        },
     })
 }
 
@@ -225,7 +251,10 @@ impl Credentials {
         for certificate in certificates("CA certificate", &paths.ca)? {
             roots
                 .add(certificate)
-                .map_err(|source| PkiError::Unusable { path: paths.ca.clone(), source })?;
+                .map_err(|source| PkiError::Unusable {
+                    path: paths.ca.clone(),
+                    source,
+                })?;
         }
         let chain = certificates("certificate", &paths.certificate)?;
         let named = match chain.first() {
@@ -252,7 +281,11 @@ impl Credentials {
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let failed = |source| PkiError::Read { what, path: path.to_owned(), source };
+    let failed = |source| PkiError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    };
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(failed)?;
@@ -294,10 +327,17 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600);
             for slot in SLOTS {
                 let loaded = Credentials::load(&paths, slot);
-                assert_eq!(loaded.is_ok(), slot == owner, "{owner} as {slot}: {loaded:?}");
+                assert_eq!(
+                    loaded.is_ok(),
+                    slot == owner,
+                    "{owner} as {slot}: {loaded:?}"
+                );
             }
         }
-        let mode = fs::metadata(directory.path().join(CA_KEY)).unwrap().permissions().mode();
+        let mode = fs::metadata(directory.path().join(CA_KEY))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -308,7 +348,10 @@ mod tests {
         fs::create_dir(directory.path().join("witness")).unwrap();
         fs::write(&occupied, "precious").unwrap();
         let refused = create_pair(directory.path(), "berlin").unwrap_err();
-        assert!(matches!(&refused, PkiError::Exists(path) if *path == occupied), "{refused}");
+        assert!(
+            matches!(&refused, PkiError::Exists(path) if *path == occupied),
+            "{refused}"
+        );
         assert_eq!(fs::read_to_string(&occupied).unwrap(), "precious");
         assert!(!directory.path().join(CA_CERTIFICATE).exists());
     }
@@ -317,7 +360,10 @@ mod tests {
     fn names_that_no_certificate_can_carry_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["", "a\nb", &"x".repeat(PAIR_NAME_LIMIT + 1)] {
-            assert!(matches!(create_pair(directory.path(), name), Err(PkiError::PairName(_))));
+            assert!(matches!(
+                create_pair(directory.path(), name),
+                Err(PkiError::PairName(_))
+            ));
         }
     }
 
@@ -326,12 +372,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         create_pair(directory.path(), "berlin").unwrap();
         let paths = KeyPaths::in_directory(&directory.path().join("a"));
-        let absent = KeyPaths { key: directory.path().join("absent.pem"), ..paths.clone() };
+        let absent = KeyPaths {
+            key: directory.path().join("absent.pem"),
+            ..paths.clone()
+        };
         let error = Credentials::load(&absent, Slot::A).unwrap_err().to_string();
-        assert!(error.contains("private key") && error.contains("absent.pem"), "{error}");
+        assert!(
+            error.contains("private key") && error.contains("absent.pem"),
+            "{error}"
+        );
 
         fs::write(&paths.ca, "not a certificate").unwrap();
         let error = Credentials::load(&paths, Slot::A).unwrap_err().to_string();
-        assert!(error.contains("CA certificate") && error.contains("ca.pem"), "{error}");
+        assert!(
+            error.contains("CA certificate") && error.contains("ca.pem"),
+            "{error}"
+        );
     }
 }

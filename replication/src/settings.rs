@@ -42,7 +42,11 @@ impl Settings {
         keys: KeyPaths,
     ) -> Settings {
         let slots = peers.keys().copied().chain([id.slot()]);
-        let voters = if id.incarnation() == 1 { slots.map(ReplicaId::first).collect() } else { Vec::new() };
+        let voters = if id.incarnation() == 1 {
+            slots.map(ReplicaId::first).collect()
+        } else {
+            Vec::new()
+        };
         Settings {
             id,
             voters,

@@ -48,7 +48,17 @@ pub fn start(
     runtime: &Handle,
     sink: impl FnMut(Event) + Send + 'static,
 ) -> Result<Replication, StartError> {
-    let Settings { id, voters, state_dir, listen, peers, keys, profile, limits, seed } = settings;
+    let Settings {
+        id,
+        voters,
+        state_dir,
+        listen,
+        peers,
+        keys,
+        profile,
+        limits,
+        seed,
+    } = settings;
     let credentials = Credentials::load(&keys, id.slot())?;
     let (store, restored) = Store::open(&state_dir, id)?;
     tracing::info!(
@@ -59,12 +69,22 @@ pub fn start(
         rows = restored.table.len(),
         "store opened"
     );
-    let config = Config { id, voters, profile, limits, seed };
+    let config = Config {
+        id,
+        voters,
+        profile,
+        limits,
+        seed,
+    };
     let replica = Replica::new(config, restored, clock::now())?;
 
     let mailbox = Arc::new(Mailbox::default());
     let slots = peers.keys().copied().collect();
-    let link_settings = LinkSettings { own: id.slot(), listen, peers };
+    let link_settings = LinkSettings {
+        own: id.slot(),
+        listen,
+        peers,
+    };
     let link = Link::start(&link_settings, credentials, &mailbox, runtime)?;
     let meter = Arc::new(StoreMeter::default());
     let confirm = ToMailbox(Arc::clone(&mailbox));
@@ -86,7 +106,10 @@ pub fn start(
         sink,
         local: Local::default(),
     };
-    let thread = match Builder::new().name("tandem-raft".to_owned()).spawn(move || driver.run()) {
+    let thread = match Builder::new()
+        .name("tandem-raft".to_owned())
+        .spawn(move || driver.run())
+    {
         Ok(thread) => thread,
         Err(error) => {
             shared.link.stop(runtime);

@@ -110,7 +110,13 @@ impl Status {
         let leads = matches!(core.role, Role::Leader { .. });
         let peers = around.connected.iter().map(|(slot, connected)| {
             let member = core.peers.iter().find(|peer| peer.id.slot() == *slot);
-            peer(*slot, *connected, member, leads.then_some(core.last_index), around.now)
+            peer(
+                *slot,
+                *connected,
+                member,
+                leads.then_some(core.last_index),
+                around.now,
+            )
         });
         Status {
             id: core.id.to_string(),
@@ -148,14 +154,18 @@ fn peer(
     last_index: Option<u64>,
     now: Duration,
 ) -> Peer {
-    let matched = member.filter(|_| last_index.is_some()).map(|member| member.matched);
+    let matched = member
+        .filter(|_| last_index.is_some())
+        .map(|member| member.matched);
     Peer {
         slot: slot.to_string(),
         id: member.map(|member| member.id.to_string()),
         voter: member.is_some_and(|member| member.voter),
         connected,
         matched,
-        lag: matched.zip(last_index).map(|(matched, last)| last.saturating_sub(matched)),
+        lag: matched
+            .zip(last_index)
+            .map(|(matched, last)| last.saturating_sub(matched)),
         snapshot: member.is_some_and(|member| member.snapshot),
         last_contact_ms: member
             .and_then(|member| member.last_heard)

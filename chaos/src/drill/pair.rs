@@ -1,4 +1,5 @@
-//! The pair and its witness as a drill sees them: three processes, their transitions and their status.
+//! The pair and its witness as a drill sees them: three processes, their transitions and their
+//! status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -163,7 +164,8 @@ impl Pair {
         self.nodes.values().flat_map(opened).collect()
     }
 
-    /// Waits until the file of each of `nodes` has at least `expected` records; the worst file's count.
+    /// Waits until the file of each of `nodes` has at least `expected` records; the worst file's
+    /// count.
     pub async fn count_records(
         &self,
         nodes: &[HostId],
@@ -213,7 +215,8 @@ impl RecordCount {
                     .and_then(serde_json::Value::as_str)
                     .unwrap_or_default()
             };
-            // A record without an id or a Call-ID equals any other such record: it counts once, then as duplicate.
+            // A record without an id or a Call-ID equals any other such record: it counts once,
+            // then as duplicate.
             let new_id = ids.insert(text("id"));
             let new_call = calls.insert(text("call_id"));
             written += usize::from(new_id && new_call);

@@ -122,7 +122,8 @@ impl PhonePair {
         missing
     }
 
-    /// Waits until speech arrives both ways on `calls`, counted from now; returns those that stay silent.
+    /// Waits until speech arrives both ways on `calls`, counted from now; returns those that stay
+    /// silent.
     pub async fn await_flow(&self, calls: &[CallIndex], limit: Duration) -> Vec<CallIndex> {
         let (inside, outside) = (self.caller.media(), self.callee.media());
         let both = async { tokio::join!(inside.await_flow(calls), outside.await_flow(calls)) };
@@ -186,7 +187,7 @@ impl PhonePair {
         Ok(())
     }
 
-    /// How late the worse of the two tickers ever was.
+    /// How late the worse of the two tickers was in the window.
     pub fn worst_lateness(&self) -> Duration {
         self.caller
             .media()

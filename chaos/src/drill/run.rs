@@ -19,7 +19,8 @@ use crate::node_process::NodeFiles;
 use crate::phone::voice::CallIndex;
 use crate::report::{Measurements, RunReport, Summary};
 
-/// Three processes, an election, and on EC2 the address; generous, because a loaded machine is no finding here.
+/// Three processes, an election, and on EC2 the address; generous, because a loaded machine is no
+/// finding here.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const ESTABLISH_WITHIN: Duration = Duration::from_secs(20);
 const FLOW_WITHIN: Duration = Duration::from_secs(10);
@@ -29,11 +30,12 @@ const HANG_UP_WITHIN: Duration = Duration::from_secs(35);
 const RECORDS_WITHIN: Duration = Duration::from_secs(10);
 const REJOIN_WITHIN: Duration = Duration::from_secs(30);
 
-/// Talk before the fault, in ms: long enough to settle, and varied so that the fault meets every phase of the
-/// nodes' timers.
+/// Talk before the fault, in ms: long enough to settle, and varied so that the fault meets every
+/// phase of the nodes' timers.
 const TALK_MS: std::ops::Range<u64> = 2_000..3_000;
 
-/// Builds everything, injects the fault, measures. Call it inside the sandbox and a multi-threaded runtime.
+/// Builds everything, injects the fault, measures. Call it inside the sandbox and a multi-threaded
+/// runtime.
 pub async fn run_once(options: &RunOptions) -> anyhow::Result<RunReport> {
     let fabric = build(options)?;
     let capture = fabric.capture()?;
@@ -67,16 +69,22 @@ pub async fn run_once(options: &RunOptions) -> anyhow::Result<RunReport> {
     phones.hang_up(HANG_UP_WITHIN).await?;
     let calls = phones.outcomes(&silent);
     let ended = calls.iter().filter(|call| call.established()).count();
-    let records = pair
-        .count_records(takeover.survivor, ended, RECORDS_WITHIN)
-        .await?;
+    let holders = record_holders(&owner, options.fault);
+    let records = pair.count_records(&holders, ended, RECORDS_WITHIN).await?;
     let (dual_owner_packets, capture_complete) = judge_capture(&pair, capture);
+    let measured = Measurements {
+        dual_owner_packets,
+        cdrs_expected: ended,
+        cdrs_written: records.written,
+        cdrs_duplicated: records.duplicated,
+        ..takeover.map_or_else(
+            |_| Measurements::default(),
+            |takeover| times(fault, &takeover),
+        )
+    };
     let mut report = RunReport {
         seed: options.seed,
-        summary: Summary::of(
-            &calls,
-            measurements(fault, &takeover, dual_owner_packets, ended, records),
-        ),
+        summary: Summary::of(&calls, measured),
         calls_planned: phones.talking.len(),
         unprotected,
         capture_complete,
@@ -139,8 +147,9 @@ fn strike(
     }
 }
 
-/// From the takeover to the last call talking: speech returns, the ringing calls are answered, a partition is
-/// healed under load. Returns the calls on which speech did not return, or did not stay.
+/// From the takeover to the last call talking: speech returns, the ringing calls are answered, a
+/// partition is healed under load. Returns the calls on which speech did not return, or did not
+/// stay.
 async fn settle(
     fabric: &Fabric,
     phones: &PhonePair,

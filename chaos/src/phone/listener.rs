@@ -1,4 +1,5 @@
-//! Accounting of one received stream: what came, when, in which order, and whether it was the right speech.
+//! Accounting of one received stream: what came, when, in which order, and whether it was the right
+//! speech.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use rtp_rs::RtpReader;
 use super::voice::{PCMU, Source};
 use crate::speech::SAMPLES_PER_PACKET;
 
-/// Packets of a stream that are told apart: one hour of speech. Later ones are counted as `foreign`.
+/// Packets of a stream that are told apart: one hour of speech. Later ones are counted as
+/// `foreign`.
 const TRACKED_PACKETS: u32 = 180_000;
 
 /// How a packet was judged.
@@ -101,7 +103,8 @@ impl Listener {
         }
     }
 
-    /// Starts measuring gaps. The one under way counts from its last packet, before the window opened.
+    /// Starts measuring gaps. The one under way counts from its last packet, before the window
+    /// opened.
     pub fn open_window(&mut self) {
         self.window = Some(Window {
             longest: Duration::ZERO,

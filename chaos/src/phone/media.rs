@@ -1,8 +1,9 @@
 //! Speaking and listening for all calls of one phone.
 //!
-//! Two threads live as long as [`Media`]: the ticker sends every stream's packet at absolute deadlines, the ear
-//! waits on all sockets with epoll and stamps each packet as it is read. Neither is a task of the async runtime:
-//! a busy runtime must not look like a media gap. Dropping [`Media`] ends both within [`STOP_WITHIN_MS`].
+//! Two threads live as long as [`Media`]: the ticker sends every stream's packet at absolute
+//! deadlines, the ear waits on all sockets with epoll and stamps each packet as it is read. Neither
+//! is a task of the async runtime: a busy runtime must not look like a media gap. Dropping
+//! [`Media`] ends both within 100 ms.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +22,8 @@ use super::listener::{Heard, Listener, Tally};
 use super::voice::{CallIndex, Party, Source, Voices};
 use crate::clock::boottime;
 
-/// Streams are spread over this many instants of the 20 ms packet time, so that they do not go out as one burst.
+/// Streams are spread over this many instants of the 20 ms packet time, so that they do not go out
+/// as one burst.
 const PHASES: u32 = 4;
 const TICK: Duration = Duration::from_millis(20 / PHASES as u64);
 
@@ -75,7 +77,10 @@ struct Shared {
     mouths: Mutex<BTreeMap<CallIndex, Mouth>>,
     ears: Mutex<BTreeMap<CallIndex, Ear>>,
     stop: AtomicBool,
-    latest_tick_us: AtomicU64,
+    /// Worst lateness of the ticker since the window was opened.
+    late_us: AtomicU64,
+    /// The same when it was closed.
+    window_late_us: AtomicU64,
 }
 
 /// All streams of one phone.
@@ -162,6 +167,7 @@ impl Media {
 
     /// Starts measuring silences and losses of all calls; call it just before the fault.
     pub fn open_window(&self) {
+        self.shared.late_us.store(0, Ordering::Relaxed);
         for mouth in lock(&self.shared.mouths).values_mut() {
             mouth.window_from = mouth.sent;
         }
@@ -175,14 +181,16 @@ impl Media {
 
     /// Ends the measurement of silences.
     pub fn close_window(&self) {
+        let late = self.shared.late_us.load(Ordering::Relaxed);
+        self.shared.window_late_us.store(late, Ordering::Relaxed);
         let now = boottime();
         for ear in lock(&self.shared.ears).values_mut() {
             ear.listener.close_window(now);
         }
     }
 
-    /// Packets sent from now on no longer count as lost: the calls are about to end, and the last packets of a
-    /// call may rightly find it gone.
+    /// Packets sent from now on no longer count as lost: the calls are about to end, and the last
+    /// packets of a call may rightly find it gone.
     pub fn end_count(&self) {
         for mouth in lock(&self.shared.mouths).values_mut() {
             mouth.judged.get_or_insert(mouth.sent);
@@ -201,7 +209,8 @@ impl Media {
                 }
             }
         }
-        // The sender lives in the ear thread, which outlives `self`: an error is the end of the phone.
+        // The sender lives in the ear thread, which outlives `self`: an error is the end of the
+        // phone.
         let _ = flowing.wait_for(|_| self.silent(calls).is_empty()).await;
     }
 
@@ -243,9 +252,10 @@ impl Media {
             })
     }
 
-    /// How late the ticker ever was: above a few milliseconds the machine, not the pair, made the gaps.
+    /// How late the ticker ever was in the window: above a few milliseconds the machine, not the
+    /// pair, made the gaps.
     pub fn worst_lateness(&self) -> Duration {
-        Duration::from_micros(self.shared.latest_tick_us.load(Ordering::Relaxed))
+        Duration::from_micros(self.shared.window_late_us.load(Ordering::Relaxed))
     }
 }
 
@@ -277,14 +287,15 @@ fn tick(shared: &Shared) {
             &until,
         );
         let late = boottime().saturating_sub(deadline).as_micros() as u64;
-        shared.latest_tick_us.fetch_max(late, Ordering::Relaxed);
+        shared.late_us.fetch_max(late, Ordering::Relaxed);
         let mut mouths = lock(&shared.mouths);
         for (_, mouth) in mouths
             .iter_mut()
             .filter(|(index, _)| index.0 % PHASES == phase)
         {
             if let Some(remote) = mouth.remote {
-                // A packet that the kernel refuses (unreachable, full) is lost as on any network: it counts.
+                // A packet that the kernel refuses (unreachable, full) is lost as on any network:
+                // it counts.
                 let _ = mouth
                     .socket
                     .send_to(&mouth.source.packet(mouth.sent), remote);

@@ -1,4 +1,5 @@
-//! SIP as the phones write and read it, by rsip: an implementation that shares nothing with the border's own.
+//! SIP as the phones write and read it, by rsip: an implementation that shares nothing with the
+//! border's own.
 
 use std::net::SocketAddr;
 
@@ -71,8 +72,8 @@ pub(super) fn request(
     .into()
 }
 
-/// Answers `request`, which came from `source`, copying what RFC 3261 section 8.2.6.2 says. `to_tag` is added
-/// where the request had none.
+/// Answers `request`, which came from `source`, copying what RFC 3261 section 8.2.6.2 says.
+/// `to_tag` is added where the request had none.
 pub(super) fn response(
     request: &Request,
     source: SocketAddr,

@@ -35,8 +35,8 @@ impl Retransmission {
         Retransmission::new(bytes, to, Duration::MAX, now)
     }
 
-    /// Another request (timers E and F, section 17.1.2.2), or a final response to INVITE until its ACK
-    /// (timers G and H, section 17.2.1; for 2xx section 13.3.1.4): the intervals are the same.
+    /// Another request (timers E and F, section 17.1.2.2), or a final response to INVITE until its
+    /// ACK (timers G and H, section 17.2.1; for 2xx section 13.3.1.4): the intervals are the same.
     pub(super) fn capped(bytes: Vec<u8>, to: SocketAddr, now: Duration) -> Retransmission {
         Retransmission::new(bytes, to, T2, now)
     }

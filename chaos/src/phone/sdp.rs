@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Describes a PCMU stream received at `media`. `session` distinguishes the call (RFC 4566 section 5.2).
+/// Describes a PCMU stream received at `media`. `session` distinguishes the call (RFC 4566 section
+/// 5.2).
 pub(super) fn describe(media: SocketAddr, session: u32) -> Vec<u8> {
     let (address, port) = (media.ip(), media.port());
     let family = if media.is_ipv4() { "IP4" } else { "IP6" };
@@ -20,7 +21,8 @@ pub(super) fn describe(media: SocketAddr, session: u32) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Where the first audio stream of `body` is to be sent; None without one, or when it is refused (port 0).
+/// Where the first audio stream of `body` is to be sent; None without one, or when it is refused
+/// (port 0).
 pub(super) fn audio_address(body: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(body).ok()?;
     let mut address: Option<IpAddr> = None;

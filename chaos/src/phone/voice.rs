@@ -1,8 +1,9 @@
-//! Who says what: each party of each call has its own stream of speech, known to both ends in advance.
+//! Who says what: each party of each call has its own stream of speech, known to both ends in
+//! advance.
 //!
-//! SSRC, first sequence number, first timestamp and position in the clip are a pure function of seed, call and
-//! party. A receiver therefore checks content absolutely: the packet with sequence `n` must carry the sender's
-//! speech at `n`, whoever forwarded it and however late.
+//! SSRC, first sequence number, first timestamp and position in the clip are a pure function of
+//! seed, call and party. A receiver therefore checks content absolutely: the packet with sequence
+//! `n` must carry the sender's speech at `n`, whoever forwarded it and however late.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ const SPEAKERS: usize = 6;
 /// Packets in a speaker's clip before it repeats: 12 s.
 const CLIP_FRAMES: usize = 600;
 
-/// Number of a call within a run. It stands in the user parts, so both phones know each other's number although
-/// a back-to-back user agent between them changes everything else.
+/// Number of a call within a run. It stands in the user parts, so both phones know each other's
+/// number although a back-to-back user agent between them changes everything else.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]

@@ -103,6 +103,7 @@ impl Contract {
             run.capture_complete,
             "the capture was incomplete: one owner is not proven".into(),
         );
+        item(summary.takeover_ms.is_some(), "nobody took over".into());
         item(
             summary.detection_ms.is_some(),
             "the survivor reported no election".into(),

@@ -58,7 +58,7 @@ pub fn write_table(out: &mut impl Write, report: &DrillReport) -> io::Result<()>
         let (run_number, late) = (number + 1, run.phones_late_ms);
         writeln!(
             out,
-            "note: in run {run_number} the phones sent up to {late} ms late: a busy machine adds to the gaps"
+            "note: run {run_number}: phones sent up to {late} ms late; a busy machine adds to the gaps"
         )?;
     }
     for item in &report.broken {

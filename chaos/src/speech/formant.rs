@@ -1,6 +1,7 @@
 //! The synthesiser: source, filter and a simple prosody.
 //!
-//! Structure and resonator after D. Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67 (1980).
+//! Structure and resonator after D. Klatt, "Software for a cascade/parallel formant synthesizer",
+//! JASA 67 (1980).
 
 use std::f64::consts::TAU;
 

@@ -1,4 +1,5 @@
-//! G.711 mu-law (ITU-T G.711, table 2a): 14-bit samples, here carried in the upper bits of 16-bit ones.
+//! G.711 mu-law (ITU-T G.711, table 2a): 14-bit samples, here carried in the upper bits of 16-bit
+//! ones.
 
 /// Added before the segment is sought, so that segment 0 starts at a power of two.
 const BIAS: i32 = 0x84;

@@ -7,6 +7,7 @@ mod source;
 mod status;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub use engine::{AddressEngine, Command, OperationId, TimerReason};
 pub use source::{Failure, FailureKind, ObservationId, Presence, Source, SourcePolicy};

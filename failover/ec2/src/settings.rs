@@ -38,7 +38,7 @@ impl Ec2Settings {
             return Err(SettingsError::NoRegion);
         }
         let id = &self.network_interface;
-        if !id.strip_prefix("eni-").is_some_and(|rest| !rest.is_empty()) {
+        if id.strip_prefix("eni-").is_none_or(str::is_empty) {
             return Err(SettingsError::NetworkInterface(id.clone()));
         }
         if let Some(endpoint) = &self.endpoint

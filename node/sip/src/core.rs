@@ -46,6 +46,8 @@ pub struct Sip {
     rng: StdRng,
     /// Epoch of the ownership; None on a standby.
     epoch: Option<u64>,
+    /// The epoch in which the next two count. It outlives a loss of ownership, so that no number comes twice.
+    numbered_epoch: u64,
     /// Calls made in this epoch.
     last_call: u32,
     /// Call detail records written in this epoch.
@@ -89,6 +91,7 @@ impl Sip {
             config,
             rng: StdRng::seed_from_u64(seed),
             epoch: None,
+            numbered_epoch: 0,
             last_call: 0,
             last_cdr: 0,
             last_sequence: 0,
@@ -219,11 +222,15 @@ impl Sip {
         }
     }
 
-    /// Becomes the owner. `epoch` is higher than every epoch before; `ports` is a pool in which nothing is allocated.
+    /// Becomes the owner. `epoch` is not below any epoch before, and the same one only after a lease was lost and
+    /// regained: then numbers go on. `ports` is a pool in which nothing is allocated.
     pub fn activate(&mut self, epoch: u64, now: Timestamp, ports: &mut dyn MediaPorts) {
         self.epoch = Some(epoch);
-        self.last_call = 0;
-        self.last_cdr = 0;
+        if self.numbered_epoch != epoch {
+            self.numbered_epoch = epoch;
+            self.last_call = 0;
+            self.last_cdr = 0;
+        }
         self.in_flight.clear();
         self.uncommitted.clear();
         self.counters.takeovers += 1;

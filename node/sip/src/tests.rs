@@ -6,6 +6,7 @@ mod calls;
 mod failover;
 mod hostile;
 mod media;
+mod numbering;
 mod requests;
 mod reveal;
 mod topology;

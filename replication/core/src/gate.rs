@@ -105,10 +105,14 @@ mod tests {
     use super::*;
 
     fn append(index: u64) -> Message {
-        let mut entry = Entry::default();
-        entry.index = index;
-        let mut message = Message::default();
-        message.index = index - 1;
+        let entry = Entry {
+            index,
+            ..Entry::default()
+        };
+        let mut message = Message {
+            index: index - 1,
+            ..Message::default()
+        };
         message.set_entries(vec![entry].into());
         message
     }

@@ -67,10 +67,6 @@ impl Lease {
         self.held
     }
 
-    pub(crate) fn length(&self) -> Duration {
-        self.length
-    }
-
     /// Whether a transfer was started in this term.
     pub(crate) fn is_barred(&self, term: u64) -> bool {
         self.barred >= term

@@ -12,6 +12,8 @@
 
 mod drain;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 mod tick;
 

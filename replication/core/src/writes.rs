@@ -155,11 +155,10 @@ mod tests {
         let mut write = Write::empty();
         write.must_sync = true;
         write.entries = range
-            .map(|index| {
-                let mut entry = Entry::default();
-                entry.index = index;
-                entry.term = term;
-                entry
+            .map(|index| Entry {
+                index,
+                term,
+                ..Entry::default()
             })
             .collect();
         write

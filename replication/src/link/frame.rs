@@ -62,12 +62,18 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Message, FrameError> {
 }
 
 pub(super) fn encode(message: &Message) -> Bytes {
-    Bytes::from(message.write_to_bytes().expect("proto3 has no required fields, and a Vec takes every byte"))
+    Bytes::from(
+        message
+            .write_to_bytes()
+            .expect("proto3 has no required fields, and a Vec takes every byte"),
+    )
 }
 
 /// An encoded message with its length before it; `None` if it exceeds the limit.
 pub(super) fn frame(encoded: &Bytes) -> Option<Bytes> {
-    let length = u32::try_from(encoded.len()).ok().filter(|length| *length <= STREAM_FRAME_LIMIT)?;
+    let length = u32::try_from(encoded.len())
+        .ok()
+        .filter(|length| *length <= STREAM_FRAME_LIMIT)?;
     let mut frame = BytesMut::with_capacity(4 + encoded.len());
     frame.put_u32(length);
     frame.put_slice(encoded);

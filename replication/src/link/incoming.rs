@@ -32,7 +32,12 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     pub(super) fn new(own: Slot, mailbox: Arc<Mailbox>, counters: Arc<Counters>) -> Acceptor {
-        Acceptor { own, mailbox, counters, connections: Mutex::default() }
+        Acceptor {
+            own,
+            mailbox,
+            counters,
+            connections: Mutex::default(),
+        }
     }
 
     pub(super) async fn run(self, endpoint: Endpoint) {
@@ -67,7 +72,10 @@ impl Acceptor {
     }
 
     fn replace(&self, peer: Slot, connection: Connection) {
-        let mut connections = self.connections.lock().expect("no holder of this lock panics");
+        let mut connections = self
+            .connections
+            .lock()
+            .expect("no holder of this lock panics");
         if let Some(former) = connections.insert(peer, connection) {
             former.close(REPLACED, b"replaced");
         }
@@ -105,7 +113,13 @@ impl Acceptor {
     }
 
     fn take(&self, peer: Slot, datagram: &Bytes) -> Result<(), FrameError> {
-        deliver(peer, frame::decode(datagram)?, datagram.len(), &self.mailbox, &self.counters);
+        deliver(
+            peer,
+            frame::decode(datagram)?,
+            datagram.len(),
+            &self.mailbox,
+            &self.counters,
+        );
         Ok(())
     }
 }
@@ -174,6 +188,9 @@ fn deliver(peer: Slot, message: Message, bytes: usize, mailbox: &Mailbox, counte
 }
 
 fn certified_slot(connection: &Connection) -> Option<Slot> {
-    let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    let identity = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
     slot_of(identity.first()?).ok()?
 }

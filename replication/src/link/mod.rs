@@ -89,8 +89,15 @@ impl Link {
         mailbox: &Arc<Mailbox>,
         runtime: &Handle,
     ) -> Result<Link, LinkError> {
-        let QuicConfig { endpoint: config, server, client } = QuicConfig::new(credentials)?;
-        let bound = |source| LinkError::Bind { address: settings.listen, source };
+        let QuicConfig {
+            endpoint: config,
+            server,
+            client,
+        } = QuicConfig::new(credentials)?;
+        let bound = |source| LinkError::Bind {
+            address: settings.listen,
+            source,
+        };
         let socket = UdpSocket::bind(settings.listen).map_err(bound)?;
         let _entered = runtime.enter();
         let mut endpoint =
@@ -113,7 +120,11 @@ impl Link {
             peers.insert(*slot, outgoing);
         }
         let running = Mutex::new(Some(Running { endpoint, tasks }));
-        Ok(Link { peers, counters, running })
+        Ok(Link {
+            peers,
+            counters,
+            running,
+        })
     }
 
     /// Queues a message. Returns whether it is on its way; it may still get lost.
@@ -138,7 +149,11 @@ impl Link {
 
     /// Closes every connection, tells the peers, and gives the address back.
     pub(crate) fn stop(&self, runtime: &Handle) {
-        let running = self.running.lock().expect("no holder of this lock panics").take();
+        let running = self
+            .running
+            .lock()
+            .expect("no holder of this lock panics")
+            .take();
         let Some(Running { endpoint, tasks }) = running else {
             return;
         };

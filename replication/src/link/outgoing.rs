@@ -92,8 +92,11 @@ impl Outgoing {
         let (stream, stream_queue) = channel(STREAM_QUEUE);
         let (snapshots, snapshot_queue) = channel(SNAPSHOT_QUEUE);
         let connected = Arc::new(AtomicBool::new(false));
-        let queues =
-            Queues { datagrams: datagram_queue, stream: stream_queue, snapshots: snapshot_queue };
+        let queues = Queues {
+            datagrams: datagram_queue,
+            stream: stream_queue,
+            snapshots: snapshot_queue,
+        };
         let outgoing = Outgoing {
             datagrams,
             stream,
@@ -101,7 +104,18 @@ impl Outgoing {
             connected: Arc::clone(&connected),
             counters: Arc::clone(&counters),
         };
-        (outgoing, Dialer { peer, address, endpoint, mailbox, counters, connected, queues })
+        (
+            outgoing,
+            Dialer {
+                peer,
+                address,
+                endpoint,
+                mailbox,
+                counters,
+                connected,
+                queues,
+            },
+        )
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -194,7 +208,11 @@ impl Dialer {
     }
 
     async fn serve(&mut self, connection: &Connection) -> LinkLost {
-        let Queues { datagrams, stream, snapshots } = &mut self.queues;
+        let Queues {
+            datagrams,
+            stream,
+            snapshots,
+        } = &mut self.queues;
         let (overflow, overflowed) = channel(STREAM_QUEUE);
         tokio::select! {
             error = connection.closed() => error.into(),
@@ -267,7 +285,12 @@ async fn send_snapshots(
     counters: &Counters,
 ) -> LinkLost {
     while let Some((to, message)) = queue.recv().await {
-        let report = SnapshotReport { to, ok: false, mailbox, counters };
+        let report = SnapshotReport {
+            to,
+            ok: false,
+            mailbox,
+            counters,
+        };
         let sent = timeout(SNAPSHOT_TIMEOUT, send_snapshot(connection, message)).await;
         report.done(matches!(sent, Ok(true)));
     }
@@ -281,7 +304,11 @@ async fn send_snapshot(connection: &Connection, message: Message) -> bool {
         return false;
     };
     if encoded.len() > frame::SNAPSHOT_LIMIT {
-        tracing::error!(bytes = encoded.len(), limit = frame::SNAPSHOT_LIMIT, "snapshot too large to send");
+        tracing::error!(
+            bytes = encoded.len(),
+            limit = frame::SNAPSHOT_LIMIT,
+            "snapshot too large to send"
+        );
         return false;
     }
     let Ok(mut stream) = connection.open_uni().await else {
@@ -289,7 +316,10 @@ async fn send_snapshot(connection: &Connection, message: Message) -> bool {
     };
     // Appends that are under way go first.
     let queued = stream.set_priority(-1).is_ok()
-        && stream.write_all(&[StreamKind::Snapshot.byte()]).await.is_ok()
+        && stream
+            .write_all(&[StreamKind::Snapshot.byte()])
+            .await
+            .is_ok()
         && stream.write_chunk(encoded).await.is_ok()
         && stream.finish().is_ok();
     queued && matches!(stream.stopped().await, Ok(None))
@@ -311,9 +341,15 @@ impl SnapshotReport<'_> {
 
 impl Drop for SnapshotReport<'_> {
     fn drop(&mut self) {
-        let counter =
-            if self.ok { &self.counters.snapshots_sent } else { &self.counters.snapshots_failed };
+        let counter = if self.ok {
+            &self.counters.snapshots_sent
+        } else {
+            &self.counters.snapshots_failed
+        };
         counter.add();
-        self.mailbox.report(Report::SnapshotSent { to: self.to, ok: self.ok });
+        self.mailbox.report(Report::SnapshotSent {
+            to: self.to,
+            ok: self.ok,
+        });
     }
 }

@@ -77,7 +77,9 @@ impl QuicConfig {
             .with_single_cert(chain.clone(), key.clone_key())?;
         server.alpn_protocols = vec![ALPN.to_vec()];
         let mut server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server)?));
-        server.transport_config(Arc::clone(&transport)).max_incoming(HANDSHAKES);
+        server
+            .transport_config(Arc::clone(&transport))
+            .max_incoming(HANDSHAKES);
 
         let mut client = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
@@ -86,7 +88,11 @@ impl QuicConfig {
         client.alpn_protocols = vec![ALPN.to_vec()];
         let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?));
         client.transport_config(transport);
-        Ok(QuicConfig { endpoint, server, client })
+        Ok(QuicConfig {
+            endpoint,
+            server,
+            client,
+        })
     }
 }
 

@@ -18,6 +18,12 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody else has the store open.
+    #[error("{path} is in use by another process")]
+    Locked {
+        /// The locked file.
+        path: PathBuf,
+    },
     /// sled refused to open, read or write, for a reason other than corruption.
     #[error("cannot {action} the store {path}: {source}")]
     Database {

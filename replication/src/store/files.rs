@@ -5,6 +5,10 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::error::StoreError;
 
@@ -15,23 +19,60 @@ const CONFIGURATION_FILE: &str = "conf";
 /// Where sled puts pages too large for a quarter of a segment.
 const BLOBS: &str = "blobs";
 
+/// How long a former holder of the store may take to let go of it.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How often to look; flock cannot wait with a limit.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
 /// Names what an I/O error happened to.
 pub(super) fn with_path<T>(
     action: &'static str,
     path: &Path,
     result: io::Result<T>,
 ) -> Result<T, StoreError> {
-    result.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
+    result.map_err(|source| StoreError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Makes names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    with_path("sync directory", path, File::open(path).and_then(|directory| directory.sync_all()))
+    with_path(
+        "sync directory",
+        path,
+        File::open(path).and_then(|directory| directory.sync_all()),
+    )
 }
 
 /// Whether sled has ever created its file here.
 pub(super) fn database_exists(directory: &Path) -> bool {
     directory.join(DATABASE_FILE).symlink_metadata().is_ok()
+}
+
+/// Waits until nobody holds sled's lock. sled lets go of it from its own threads, some time after it was dropped,
+/// and a process that is dying may hold it a moment longer.
+pub(super) fn wait_for_lock(directory: &Path) -> Result<(), StoreError> {
+    let path = directory.join(DATABASE_FILE);
+    let begun = Instant::now();
+    let mut file = with_path("open", &path, File::open(&path))?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Dropping it unlocks; sled takes it next.
+            Ok(_lock) => return Ok(()),
+            Err((unlocked, Errno::EWOULDBLOCK)) if begun.elapsed() < LOCK_WAIT => file = unlocked,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(StoreError::Locked { path }),
+            Err((_, errno)) => {
+                return Err(StoreError::Io {
+                    action: "lock",
+                    path,
+                    source: errno.into(),
+                });
+            }
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
 }
 
 /// Removes what a crash during sled's own snapshot leaves behind: sled 0.34.7 refuses to open with it.
@@ -99,7 +140,11 @@ impl Durability {
                     // sled removes blobs from its own threads.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(source) => {
-                        return Err(StoreError::Io { action: "sync", path: entry.path(), source });
+                        return Err(StoreError::Io {
+                            action: "sync",
+                            path: entry.path(),
+                            source,
+                        });
                     }
                 }
             }

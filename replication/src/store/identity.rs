@@ -24,11 +24,20 @@ pub fn stored_identity(state_dir: &Path) -> Result<Option<ReplicaId>, StoreError
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(StoreError::Io { action: "read", path, source }),
+        Err(source) => {
+            return Err(StoreError::Io {
+                action: "read",
+                path,
+                source,
+            });
+        }
     };
     match parse(&text) {
         Some(id) => Ok(Some(id)),
-        None => Err(StoreError::Unidentified { path, detail: "the identity file is garbled" }),
+        None => Err(StoreError::Unidentified {
+            path,
+            detail: "the identity file is garbled",
+        }),
     }
 }
 
@@ -38,7 +47,9 @@ pub(super) fn path(state_dir: &Path) -> PathBuf {
 
 /// Writes the identity so that after a crash it is there as a whole or not at all.
 pub(super) fn create(state_dir: &Path, id: ReplicaId) -> Result<(), StoreError> {
-    let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let created = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     let text = format!(
         "{VERSION_LINE}\nslot {}\nincarnation {}\ncreated {}\n",
         id.slot(),
@@ -49,7 +60,11 @@ pub(super) fn create(state_dir: &Path, id: ReplicaId) -> Result<(), StoreError> 
     let mut file = with_path("create", &temporary, fs::File::create(&temporary))?;
     with_path("write", &temporary, file.write_all(text.as_bytes()))?;
     with_path("sync", &temporary, file.sync_all())?;
-    with_path("rename", &temporary, fs::rename(&temporary, path(state_dir)))?;
+    with_path(
+        "rename",
+        &temporary,
+        fs::rename(&temporary, path(state_dir)),
+    )?;
     sync_directory(state_dir)
 }
 
@@ -59,8 +74,14 @@ fn parse(text: &str) -> Option<ReplicaId> {
         return None;
     }
     let slot = lines.next()?.strip_prefix("slot ")?;
-    let slot: Slot = SLOTS.into_iter().find(|candidate| candidate.to_string() == slot)?;
+    let slot: Slot = SLOTS
+        .into_iter()
+        .find(|candidate| candidate.to_string() == slot)?;
     let incarnation = lines.next()?.strip_prefix("incarnation ")?.parse().ok()?;
-    lines.next()?.strip_prefix("created ")?.parse::<u64>().ok()?;
+    lines
+        .next()?
+        .strip_prefix("created ")?
+        .parse::<u64>()
+        .ok()?;
     ReplicaId::new(slot, incarnation).ok()
 }

@@ -73,5 +73,8 @@ pub(super) fn position_value(position: Position) -> [u8; 16] {
 /// A stored position.
 pub(super) fn position(value: &[u8]) -> Option<Position> {
     let (index, term) = value.split_first_chunk::<8>()?;
-    Some(Position { index: u64::from_be_bytes(*index), term: number(term)? })
+    Some(Position {
+        index: u64::from_be_bytes(*index),
+        term: number(term)?,
+    })
 }

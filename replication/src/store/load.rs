@@ -18,26 +18,41 @@ use super::tip::{Tip, TipFile};
 use super::{CACHE_BYTES, LOG_DIRECTORY, SEGMENT_BYTES, Store, keys};
 
 pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored), StoreError> {
-    let builder = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    let builder = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir);
     with_path("create", state_dir, builder)?;
     let directory = state_dir.join(LOG_DIRECTORY);
     let identity = identity::stored_identity(state_dir)?;
     match identity {
         Some(found) if found != id => {
-            return Err(StoreError::Foreign { path: state_dir.to_owned(), found, expected: id });
+            return Err(StoreError::Foreign {
+                path: state_dir.to_owned(),
+                found,
+                expected: id,
+            });
         }
         Some(id) if !files::database_exists(&directory) => {
-            return Err(StoreError::Missing { path: state_dir.to_owned(), id });
+            return Err(StoreError::Missing {
+                path: state_dir.to_owned(),
+                id,
+            });
         }
         Some(_) | None => {}
     }
-    if directory.exists() {
+    if files::database_exists(&directory) {
+        files::wait_for_lock(&directory)?;
         files::remove_unfinished_snapshots(&directory)?;
     }
 
     let db = open_database(state_dir, &directory, id)?;
     let durability = Durability::open(&directory)?;
-    let corrupt = |detail: String| StoreError::Corrupt { path: state_dir.to_owned(), id, detail };
+    let corrupt = |detail: String| StoreError::Corrupt {
+        path: state_dir.to_owned(),
+        id,
+        detail,
+    };
     let rows = guarded(|| Rows::read(&db))
         .map_err(|panic| corrupt(panic))?
         .map_err(|error| match error {
@@ -46,22 +61,35 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         })?;
 
     let tip_file = TipFile::open(state_dir)?;
-    let earlier = tip_file.read()?.ok_or_else(|| corrupt("the tip file is garbled".to_owned()))?;
+    let earlier = tip_file
+        .read()?
+        .ok_or_else(|| corrupt("the tip file is garbled".to_owned()))?;
     let tip = Tip::new(&rows.restored.hard_state, rows.last());
     if identity.is_none() {
         if rows.restored != Restored::default() || earlier != Tip::default() {
             let detail = "there is a log, but no identity file";
-            return Err(StoreError::Unidentified { path: identity::path(state_dir), detail });
+            return Err(StoreError::Unidentified {
+                path: identity::path(state_dir),
+                detail,
+            });
         }
         tip_file.write_durably(&tip)?;
         files::sync_directory(state_dir)?;
         identity::create(state_dir, id)?;
     }
     if !tip.follows(&earlier) {
-        return Err(corrupt(format!("it ends at {tip:?}, but had reached {earlier:?}")));
+        return Err(corrupt(format!(
+            "it ends at {tip:?}, but had reached {earlier:?}"
+        )));
     }
 
-    let Rows { restored, generation, first_row, stale_generations, .. } = rows;
+    let Rows {
+        restored,
+        generation,
+        first_row,
+        stale_generations,
+        ..
+    } = rows;
     if !stale_generations.is_empty() {
         tracing::warn!(
             path = %state_dir.display(),
@@ -100,7 +128,11 @@ fn open_database(
     match guarded(|| config.open()) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(source)) => Err(database_error(state_dir, id, "open", source)),
-        Err(detail) => Err(StoreError::Corrupt { path: state_dir.to_owned(), id, detail }),
+        Err(detail) => Err(StoreError::Corrupt {
+            path: state_dir.to_owned(),
+            id,
+            detail,
+        }),
     }
 }
 
@@ -124,7 +156,10 @@ pub(super) fn database_error(
 ) -> StoreError {
     let damaged = match &source {
         sled::Error::Io(error) => {
-            matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+            matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+            )
         }
         sled::Error::CollectionNotFound(_)
         | sled::Error::Unsupported(_)
@@ -133,9 +168,17 @@ pub(super) fn database_error(
     };
     let path = state_dir.to_owned();
     if damaged {
-        StoreError::Corrupt { path, id, detail: source.to_string() }
+        StoreError::Corrupt {
+            path,
+            id,
+            detail: source.to_string(),
+        }
     } else {
-        StoreError::Database { action, path, source }
+        StoreError::Database {
+            action,
+            path,
+            source,
+        }
     }
 }
 
@@ -213,23 +256,37 @@ impl Rows {
         }
         let (generation, key) =
             keys::table_key(key).ok_or_else(|| garbled(format!("row {key:02x?}")))?;
-        self.table.push((generation, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        self.table.push((
+            generation,
+            Bytes::copy_from_slice(key),
+            Bytes::copy_from_slice(value),
+        ));
         Ok(())
     }
 
     /// Sorts out leftovers, and checks that what remains can be a replica's state.
     fn settle(&mut self) -> Result<(), ReadError> {
         let compacted = self.restored.compacted;
-        self.first_row = self.log.first().map_or(compacted.index + 1, |entry| entry.index);
+        self.first_row = self
+            .log
+            .first()
+            .map_or(compacted.index + 1, |entry| entry.index);
         let log = std::mem::take(&mut self.log);
-        self.restored.entries = log.into_iter().filter(|entry| entry.index > compacted.index).collect();
+        self.restored.entries = log
+            .into_iter()
+            .filter(|entry| entry.index > compacted.index)
+            .collect();
         for (expected, entry) in (compacted.index + 1..).zip(&self.restored.entries) {
             if entry.index != expected {
                 return Err(ReadError::Row(format!("log entry {expected} is missing")));
             }
         }
         let last = self.last().index;
-        let Restored { applied, hard_state, .. } = &self.restored;
+        let Restored {
+            applied,
+            hard_state,
+            ..
+        } = &self.restored;
         if *applied < compacted.index || *applied > last || hard_state.commit > last {
             return Err(ReadError::Row(format!(
                 "the log covers {} to {last}, but {applied} are applied and {} committed",
@@ -248,7 +305,10 @@ impl Rows {
 
     fn last(&self) -> Position {
         match self.restored.entries.last() {
-            Some(entry) => Position { index: entry.index, term: entry.term },
+            Some(entry) => Position {
+                index: entry.index,
+                term: entry.term,
+            },
             None => self.restored.compacted,
         }
     }

@@ -100,7 +100,10 @@ impl Store {
     pub(crate) fn clean(&mut self) -> Result<bool, StoreError> {
         if self.first_row <= self.compacted.index {
             let step = u64::try_from(BATCH_ROWS).expect("a small constant");
-            let end = self.compacted.index.min(self.first_row.saturating_add(step - 1));
+            let end = self
+                .compacted
+                .index
+                .min(self.first_row.saturating_add(step - 1));
             let mut batch = Batch::default();
             for index in self.first_row..=end {
                 batch.remove(&keys::log(index));
@@ -112,7 +115,12 @@ impl Store {
         if let Some(&generation) = self.stale_generations.last() {
             let mut batch = Batch::default();
             let mut rows = 0;
-            for row in self.db.scan_prefix(keys::generation(generation)).keys().take(BATCH_ROWS) {
+            for row in self
+                .db
+                .scan_prefix(keys::generation(generation))
+                .keys()
+                .take(BATCH_ROWS)
+            {
                 batch.remove(row.map_err(|source| self.failed("read", source))?);
                 rows += 1;
             }
@@ -128,7 +136,9 @@ impl Store {
     /// Makes everything written so far durable.
     pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
         self.durability.sync_blobs()?;
-        self.db.flush().map_err(|source| self.failed("flush", source))?;
+        self.db
+            .flush()
+            .map_err(|source| self.failed("flush", source))?;
         self.durability.sync_database()?;
         self.tip_file.write(&self.tip)
     }
@@ -146,7 +156,10 @@ impl Store {
                 return Err(self.corrupt(detail));
             }
             batch.insert(&keys::log(entry.index), encode(entry));
-            self.tip.last = Position { index: entry.index, term: entry.term };
+            self.tip.last = Position {
+                index: entry.index,
+                term: entry.term,
+            };
         }
         if let Some(hard_state) = &write.hard_state {
             batch.insert(keys::HARD_STATE, encode(hard_state));
@@ -166,7 +179,10 @@ impl Store {
         if let Some(applied) = write.applied {
             batch.insert(keys::APPLIED, &applied.to_be_bytes());
         }
-        if let Some(position) = write.compact_to.filter(|to| to.index > self.compacted.index) {
+        if let Some(position) = write
+            .compact_to
+            .filter(|to| to.index > self.compacted.index)
+        {
             batch.insert(keys::COMPACTED, &keys::position_value(position));
             self.compacted = position;
         }
@@ -189,7 +205,10 @@ impl Store {
     }
 
     fn forget_last(&self) -> Result<(), StoreError> {
-        self.tip_file.write_durably(&Tip { last: Position::default(), ..self.tip_synced()? })
+        self.tip_file.write_durably(&Tip {
+            last: Position::default(),
+            ..self.tip_synced()?
+        })
     }
 
     /// The tip file may not claim a term or vote that is not yet synced, so it repeats its own.
@@ -204,9 +223,15 @@ impl Store {
         if index <= self.compacted.index {
             return Ok(self.compacted);
         }
-        let row = self.db.get(keys::log(index)).map_err(|source| self.failed("read", source))?;
+        let row = self
+            .db
+            .get(keys::log(index))
+            .map_err(|source| self.failed("read", source))?;
         match row.as_deref().and_then(load::decode_entry) {
-            Some(entry) => Ok(Position { index, term: entry.term }),
+            Some(entry) => Ok(Position {
+                index,
+                term: entry.term,
+            }),
             None => Err(self.corrupt(format!("log entry {index} is missing"))),
         }
     }
@@ -242,7 +267,9 @@ impl Store {
     }
 
     fn apply(&self, batch: Batch, action: &'static str) -> Result<(), StoreError> {
-        self.db.apply_batch(batch).map_err(|source| self.failed(action, source))
+        self.db
+            .apply_batch(batch)
+            .map_err(|source| self.failed(action, source))
     }
 
     fn failed(&self, action: &'static str, source: sled::Error) -> StoreError {
@@ -250,16 +277,25 @@ impl Store {
     }
 
     fn corrupt(&self, detail: String) -> StoreError {
-        StoreError::Corrupt { path: self.state_dir.clone(), id: self.id, detail }
+        StoreError::Corrupt {
+            path: self.state_dir.clone(),
+            id: self.id,
+            detail,
+        }
     }
 }
 
 /// Where a write starts to change the log.
 fn lowest_index(write: &Write) -> Option<u64> {
     let first_entry = write.entries.first().map(|entry| entry.index);
-    [write.truncate_from, first_entry].into_iter().flatten().min()
+    [write.truncate_from, first_entry]
+        .into_iter()
+        .flatten()
+        .min()
 }
 
 fn encode(message: &impl protobuf::Message) -> Vec<u8> {
-    message.write_to_bytes().expect("proto3 messages have no required fields, and a Vec takes every byte")
+    message
+        .write_to_bytes()
+        .expect("proto3 messages have no required fields, and a Vec takes every byte")
 }

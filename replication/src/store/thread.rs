@@ -42,12 +42,14 @@ impl StoreThread {
         confirm: impl Confirm,
     ) -> io::Result<StoreThread> {
         let (queue, writes) = sync_channel(WRITE_QUEUE);
-        let thread = Builder::new().name("tandem-store".to_owned()).spawn(move || {
-            if let Err(error) = run(store, &writes, &meter, &confirm) {
-                tracing::error!(%error, "the store failed");
-                confirm.failed(error);
-            }
-        })?;
+        let thread = Builder::new()
+            .name("tandem-store".to_owned())
+            .spawn(move || {
+                if let Err(error) = run(store, &writes, &meter, &confirm) {
+                    tracing::error!(%error, "the store failed");
+                    confirm.failed(error);
+                }
+            })?;
         Ok(StoreThread { queue, thread })
     }
 

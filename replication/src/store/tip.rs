@@ -28,7 +28,11 @@ pub(super) struct Tip {
 
 impl Tip {
     pub(super) fn new(hard_state: &HardState, last: Position) -> Tip {
-        Tip { term: hard_state.term, vote: hard_state.vote, last }
+        Tip {
+            term: hard_state.term,
+            vote: hard_state.vote,
+            last,
+        }
     }
 
     /// Whether a store that shows `self` can be one that once showed `earlier`: terms never fall, a vote is
@@ -36,8 +40,7 @@ impl Tip {
     /// where this file was told first.
     pub(super) fn follows(&self, earlier: &Tip) -> bool {
         let vote_kept = self.term > earlier.term || earlier.vote == 0 || self.vote == earlier.vote;
-        let log_kept =
-            (self.last.term, self.last.index) >= (earlier.last.term, earlier.last.index);
+        let log_kept = (self.last.term, self.last.index) >= (earlier.last.term, earlier.last.index);
         self.term >= earlier.term && vote_kept && log_kept
     }
 
@@ -57,16 +60,23 @@ impl Tip {
         if body.len() != RECORD_BYTES - 4 || u32::from_be_bytes(*checksum) != fnv1a(body) {
             return None;
         }
-        let mut fields = body.chunks_exact(8).filter_map(|chunk| Some(u64::from_be_bytes(chunk.try_into().ok()?)));
+        let mut fields = body
+            .chunks_exact(8)
+            .filter_map(|chunk| Some(u64::from_be_bytes(chunk.try_into().ok()?)));
         let (term, vote) = (fields.next()?, fields.next()?);
-        let last = Position { index: fields.next()?, term: fields.next()? };
+        let last = Position {
+            index: fields.next()?,
+            term: fields.next()?,
+        };
         Some(Tip { term, vote, last })
     }
 }
 
 /// 32-bit FNV-1a: the record is one disk sector, so it only has to tell a record from garbage.
 fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// The file the tip is kept in.
@@ -80,7 +90,12 @@ impl TipFile {
     /// Opens or creates the file.
     pub(super) fn open(state_dir: &Path) -> Result<TipFile, StoreError> {
         let path = state_dir.join(FILE);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let options = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
         let file = with_path("open", &path, options)?;
         Ok(TipFile { file, path })
     }
@@ -97,7 +112,11 @@ impl TipFile {
 
     /// Remembers the tip, soon.
     pub(super) fn write(&self, tip: &Tip) -> Result<(), StoreError> {
-        with_path("write", &self.path, self.file.write_all_at(&tip.encode(), 0))
+        with_path(
+            "write",
+            &self.path,
+            self.file.write_all_at(&tip.encode(), 0),
+        )
     }
 
     /// Remembers the tip before anything else happens.
@@ -114,19 +133,40 @@ mod tests {
     use super::*;
 
     const fn tip(term: u64, vote: u64, index: u64, last_term: u64) -> Tip {
-        Tip { term, vote, last: Position { index, term: last_term } }
+        Tip {
+            term,
+            vote,
+            last: Position {
+                index,
+                term: last_term,
+            },
+        }
     }
 
     #[test]
     fn a_store_may_advance_but_not_forget() {
         let earlier = tip(5, 1, 100, 4);
-        for later in [earlier, tip(6, 0, 100, 4), tip(5, 1, 101, 4), tip(5, 1, 90, 5)] {
+        for later in [
+            earlier,
+            tip(6, 0, 100, 4),
+            tip(5, 1, 101, 4),
+            tip(5, 1, 90, 5),
+        ] {
             assert!(later.follows(&earlier), "{later:?}");
         }
-        for forgetful in [tip(4, 1, 100, 4), tip(5, 0, 100, 4), tip(5, 2, 100, 4), tip(5, 1, 99, 4), tip(6, 0, 200, 3)] {
+        for forgetful in [
+            tip(4, 1, 100, 4),
+            tip(5, 0, 100, 4),
+            tip(5, 2, 100, 4),
+            tip(5, 1, 99, 4),
+            tip(6, 0, 200, 3),
+        ] {
             assert!(!forgetful.follows(&earlier), "{forgetful:?}");
         }
-        assert!(tip(5, 3, 1, 1).follows(&tip(5, 0, 1, 1)), "a first vote in the term");
+        assert!(
+            tip(5, 3, 1, 1).follows(&tip(5, 0, 1, 1)),
+            "a first vote in the term"
+        );
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tandem_replication::{
-    Change, Event, KeyPaths, ReplicaId, Replication, Role, Settings, Slot, Table, Ticket, pki, start,
+    Change, Event, KeyPaths, ReplicaId, Replication, Role, Settings, Slot, Table, Ticket, pki,
+    start,
 };
 use tokio::runtime::Runtime;
 
@@ -46,7 +47,12 @@ impl Observer {
                 seen.index = index;
                 seen.restored += 1;
             }
-            Event::Applied { index, ticket, changes, .. } => {
+            Event::Applied {
+                index,
+                ticket,
+                changes,
+                ..
+            } => {
                 assert_eq!(index, seen.index + 1, "indices are contiguous");
                 seen.index = index;
                 for change in changes {
@@ -78,8 +84,10 @@ impl Observer {
     /// Waits until it holds.
     pub(crate) fn wait(&self, what: &str, condition: impl Fn(&Seen) -> bool) {
         let seen = self.seen.lock().unwrap();
-        let (_seen, timeout) =
-            self.changed.wait_timeout_while(seen, PATIENCE, |seen| !condition(seen)).unwrap();
+        let (_seen, timeout) = self
+            .changed
+            .wait_timeout_while(seen, PATIENCE, |seen| !condition(seen))
+            .unwrap();
         assert!(!timeout.timed_out(), "never came: {what}");
     }
 }
@@ -112,7 +120,13 @@ impl Pair {
             .build()
             .unwrap();
         let addresses = free_addresses();
-        Pair { runtime, directory, addresses, nodes: BTreeMap::new(), tune }
+        Pair {
+            runtime,
+            directory,
+            addresses,
+            nodes: BTreeMap::new(),
+            tune,
+        }
     }
 
     pub(crate) fn state_dir(&self, slot: Slot) -> PathBuf {
@@ -141,7 +155,13 @@ impl Pair {
         let sink = Arc::clone(&observer);
         let handle = self.runtime.handle();
         let replication = start(settings, handle, move |event| sink.take(event)).unwrap();
-        self.nodes.insert(slot, Node { replication, observer });
+        self.nodes.insert(
+            slot,
+            Node {
+                replication,
+                observer,
+            },
+        );
     }
 
     pub(crate) fn stop(&mut self, slot: Slot) {
@@ -159,13 +179,20 @@ impl Pair {
             if let Some((slot, _)) = leader {
                 return *slot;
             }
-            assert!(begun.elapsed() < PATIENCE, "no leader: {:#?}", self.statuses());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "no leader: {:#?}",
+                self.statuses()
+            );
             std::thread::yield_now();
         }
     }
 
     pub(crate) fn statuses(&self) -> Vec<tandem_replication::Status> {
-        self.nodes.values().map(|node| node.replication.status()).collect()
+        self.nodes
+            .values()
+            .map(|node| node.replication.status())
+            .collect()
     }
 
     pub(crate) fn observer(&self, slot: Slot) -> &Observer {
@@ -189,7 +216,10 @@ pub(crate) fn keys_in(directory: &Path, slot: Slot) -> KeyPaths {
 /// Ports the system has just given out and taken back.
 pub(crate) fn free_addresses() -> BTreeMap<Slot, SocketAddr> {
     let sockets = SLOTS.map(|slot| (slot, UdpSocket::bind("127.0.0.1:0").unwrap()));
-    sockets.iter().map(|(slot, socket)| (*slot, socket.local_addr().unwrap())).collect()
+    sockets
+        .iter()
+        .map(|(slot, socket)| (*slot, socket.local_addr().unwrap()))
+        .collect()
 }
 
 pub(crate) fn put(number: u64, bytes: usize) -> Vec<Change> {

@@ -16,8 +16,8 @@ use super::super::voice::Party;
 use super::{Call, CallReport, CallState, Command, Invite, Line, token};
 
 impl Call {
-    /// Rings for `request`; answers at `answer_at`, or only when told. None when the request cannot start a
-    /// dialog.
+    /// Rings for `request`; answers at `answer_at`, or only when told. None when the request cannot
+    /// start a dialog.
     pub(in super::super) fn ring(
         line: Line,
         mut random: StdRng,
@@ -78,7 +78,8 @@ impl Call {
         })
     }
 
-    /// Picks up: 200 with the answer, repeated until its ACK. Does nothing unless the call rings here.
+    /// Picks up: 200 with the answer, repeated until its ACK. Does nothing unless the call rings
+    /// here.
     pub(in super::super) fn answer(&mut self, now: Duration) {
         let ringing = self.report.state == CallState::Ringing;
         let contact = self.dialog.contact();

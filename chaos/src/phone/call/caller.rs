@@ -76,7 +76,8 @@ impl Call {
         if !ours {
             return self.complain(format!("a {status} that fits no INVITE sent"));
         }
-        // Timer A and B stop with the first response (section 17.1.1.2); the callee may ring for long.
+        // Timer A and B stop with the first response (section 17.1.1.2); the callee may ring for
+        // long.
         *request = None;
         match (status, ack.clone()) {
             (..200, _) => {

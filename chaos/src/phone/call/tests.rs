@@ -286,7 +286,8 @@ fn cancelled_call_fails_with_487() {
     let mut world = World::new(8, 0.0);
     world.answer_after = None;
     world.run();
-    // The phones never give up on a callee themselves; the border may, when it does for its own reasons.
+    // The phones never give up on a callee themselves; the border may, when it does for its own
+    // reasons.
     let caller = &world.caller;
     let cancel = caller
         .dialog
@@ -299,7 +300,8 @@ fn cancelled_call_fails_with_487() {
         )
         .0;
     world.deliver(CALLEE.parse().unwrap(), &cancel);
-    // The 200 to the CANCEL reaches a caller that did not send it: that is complained about, not obeyed.
+    // The 200 to the CANCEL reaches a caller that did not send it: that is complained about, not
+    // obeyed.
     world.run();
     assert_eq!(world.states(), [CallState::Failed; 2]);
     assert_eq!(

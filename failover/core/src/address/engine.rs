@@ -19,7 +19,7 @@
 //! left behind by a killed predecessor goes away. At most one operation (claim or release) is in flight;
 //! an operation that is no longer wanted is abandoned before the next starts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -28,8 +28,9 @@ use rand::rngs::StdRng;
 use super::AddressConfig;
 use super::announce::Announcements;
 use super::backoff;
-use super::source::{Failure, ObservationId, Presence, Source, SourcePolicy, View};
-use super::status::{AddressCounters, AddressPhase, AddressStatus, SourceStatus};
+use super::source::{Failure, ObservationId, Presence, Source, SourcePolicy};
+use super::status::{AddressCounters, AddressPhase, AddressStatus};
+use super::views::Views;
 use crate::types::{Desired, Epoch, Event, Transition};
 
 /// A repair that comes sooner than this after the previous one waits: someone is fighting over the address.
@@ -122,7 +123,7 @@ pub struct AddressEngine {
     repairs: u32,
     last_repair: Option<Duration>,
     last_failure: Option<Failure>,
-    views: BTreeMap<Source, View>,
+    views: Views,
     announcements: Announcements,
     next_id: u64,
     commands: VecDeque<Command>,
@@ -132,11 +133,6 @@ pub struct AddressEngine {
 impl AddressEngine {
     /// Starts by removing what a predecessor may have left behind.
     pub fn new(config: AddressConfig, seed: u64, now: Duration) -> AddressEngine {
-        let views = config
-            .sources
-            .iter()
-            .map(|policy| (policy.source, View::new(*policy, now)))
-            .collect();
         let mut engine = AddressEngine {
             announces: config.announces,
             rng: StdRng::seed_from_u64(seed),
@@ -155,7 +151,7 @@ impl AddressEngine {
             repairs: 0,
             last_repair: None,
             last_failure: None,
-            views,
+            views: Views::new(&config.sources, now),
             announcements: Announcements::default(),
             next_id: 0,
             commands: VecDeque::new(),
@@ -224,11 +220,7 @@ impl AddressEngine {
         now: Duration,
     ) {
         self.advance(now);
-        let Some(view) = self
-            .views
-            .get_mut(&source)
-            .filter(|view| view.pending == Some(id))
-        else {
+        let Some(view) = self.views.awaiting(source, id) else {
             self.counters.stale_results += 1;
             return;
         };
@@ -290,13 +282,7 @@ impl AddressEngine {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.start_operation();
         }
-        let due: Vec<Source> = self
-            .views
-            .values()
-            .filter(|view| view.pending.is_none() && view.next_at <= now)
-            .map(|view| view.policy.source)
-            .collect();
-        for source in due {
+        for source in self.views.due(now) {
             self.look_at(source);
         }
         self.announce_due();
@@ -310,15 +296,11 @@ impl AddressEngine {
             .announcements
             .poll_timeout()
             .map(|at| (at, TimerReason::Announce));
-        let observe = self
-            .views
-            .values()
-            .filter(|view| view.pending.is_none())
-            .map(|view| (view.next_at, TimerReason::Observe(view.policy.source)));
-        retry
+        let observe = self.views.poll_timeout();
+        let observe = observe.map(|(at, source)| (at, TimerReason::Observe(source)));
+        [retry, announce, observe]
             .into_iter()
-            .chain(announce)
-            .chain(observe)
+            .flatten()
             .min_by_key(|(at, _)| *at)
     }
 
@@ -334,17 +316,18 @@ impl AddressEngine {
             State::Claiming { .. } => (AddressPhase::Claiming, false, false),
             State::Held(held) => (AddressPhase::Held, true, held.verified),
         };
-        let verified_by = if holds {
-            let seeing = self.views.values().filter(|view| view.shows(Presence::All));
-            seeing.map(|view| view.policy.source).collect()
-        } else {
-            Vec::new()
+        let verified_by = match holds {
+            true => self.views.showing(Presence::All),
+            false => Vec::new(),
         };
         let epoch = match self.desired {
             Desired::Hold { epoch } => Some(epoch),
             Desired::Release => None,
         };
-        let failure = self.last_failure.as_ref().or_else(|| self.obstacle());
+        let failure = self
+            .last_failure
+            .as_ref()
+            .or_else(|| self.views.first_failure());
         AddressStatus {
             phase,
             epoch,
@@ -356,11 +339,7 @@ impl AddressEngine {
             last_error_kind: failure.map(|failure| failure.kind),
             claimed_after_ms: self.goal.claimed_after.map(milliseconds),
             verified_after_ms: self.goal.verified_after.map(milliseconds),
-            sources: self
-                .views
-                .iter()
-                .map(|(source, view)| (*source, describe(view)))
-                .collect(),
+            sources: self.views.status(),
             counters: self.counters,
         }
     }
@@ -391,7 +370,8 @@ impl AddressEngine {
             self.commands.push_back(Command::Abandon { id });
         }
         self.retry_at = None;
-        let id = OperationId(self.fresh_id());
+        self.next_id += 1;
+        let id = OperationId(self.next_id);
         let command = match self.state {
             State::Claiming { epoch } => {
                 self.counters.claims += 1;
@@ -405,9 +385,7 @@ impl AddressEngine {
         };
         self.attempts = self.attempts.saturating_add(1);
         self.in_flight = Some(id);
-        for view in self.views.values_mut() {
-            view.forget();
-        }
+        self.views.forget();
         self.commands.push_back(command);
     }
 
@@ -428,14 +406,8 @@ impl AddressEngine {
 
     /// Compares what `source` just showed with what should be.
     fn reconcile(&mut self, source: Source) {
-        let Some(view) = self.views.get(&source) else {
+        let Some((policy, seen)) = self.views.last(source) else {
             return;
-        };
-        let policy = view.policy;
-        let seen = match &view.last {
-            Some(Ok(presence)) => *presence,
-            // A source that cannot be asked contradicts nothing.
-            Some(Err(_)) | None => return,
         };
         match self.state {
             State::Claiming { .. } => {}
@@ -472,7 +444,11 @@ impl AddressEngine {
     }
 
     fn verify(&mut self, held: Held) {
-        if held.verified || !self.all_show(|policy| policy.required_to_hold, Presence::All) {
+        if held.verified
+            || !self
+                .views
+                .all_show(Presence::All, |policy| policy.required_to_hold)
+        {
             return;
         }
         self.state = State::Held(Held {
@@ -486,7 +462,11 @@ impl AddressEngine {
     }
 
     fn finish_release(&mut self, left: Option<Epoch>) {
-        if !self.is_idle() || !self.all_show(|policy| policy.required_to_release, Presence::None) {
+        if !self.is_idle()
+            || !self
+                .views
+                .all_show(Presence::None, |policy| policy.required_to_release)
+        {
             return;
         }
         self.state = State::Released;
@@ -522,44 +502,15 @@ impl AddressEngine {
         self.in_flight.is_none() && self.retry_at.is_none()
     }
 
-    fn all_show(&self, required: impl Fn(&SourcePolicy) -> bool, presence: Presence) -> bool {
-        self.views
-            .values()
-            .filter(|view| required(&view.policy))
-            .all(|view| view.shows(presence))
-    }
-
-    /// The failure of a source that keeps the goal from being confirmed.
-    fn obstacle(&self) -> Option<&Failure> {
-        self.views.values().find_map(|view| match &view.last {
-            Some(Err(failure)) => Some(failure),
-            Some(Ok(_)) | None => None,
-        })
-    }
-
     /// Looks that began before now do not count for these sources.
-    fn look_afresh(&mut self, wanted: impl Fn(&SourcePolicy) -> bool) {
-        let mut sources = Vec::with_capacity(self.views.len());
-        for view in self.views.values_mut().filter(|view| wanted(&view.policy)) {
-            view.pending = None;
-            view.again = false;
-            sources.push(view.policy.source);
-        }
-        for source in sources {
+    fn look_afresh(&mut self, of: impl Fn(&SourcePolicy) -> bool) {
+        for source in self.views.drop_looks(of) {
             self.look_at(source);
         }
     }
 
     fn look_at(&mut self, source: Source) {
-        let id = ObservationId(self.fresh_id());
-        let Some(view) = self.views.get_mut(&source) else {
-            return;
-        };
-        if view.pending.is_some() {
-            view.again = true;
-        } else {
-            view.pending = Some(id);
-            view.next_at = self.now + view.policy.interval;
+        if let Some(id) = self.views.look(source, self.now) {
             self.commands.push_back(Command::Observe { id, source });
         }
     }
@@ -593,11 +544,6 @@ impl AddressEngine {
         self.commands.push_back(Command::Transition(transition));
     }
 
-    fn fresh_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
     /// What must hold after every step.
     fn check(&self) {
         debug_assert!(
@@ -628,17 +574,4 @@ impl AddressEngine {
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn describe(view: &View) -> SourceStatus {
-    let (presence, failure) = match &view.last {
-        Some(Ok(presence)) => (Some(*presence), None),
-        Some(Err(failure)) => (None, Some(failure)),
-        None => (None, None),
-    };
-    SourceStatus {
-        presence,
-        error: failure.map(|failure| failure.text.clone()),
-        error_kind: failure.map(|failure| failure.kind),
-    }
 }

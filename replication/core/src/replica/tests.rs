@@ -1,18 +1,17 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use proptest::prelude::*;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, EntryType, HardState, SnapshotMetadata};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, HardState, SnapshotMetadata};
 
 use super::*;
 use crate::codec::encode_table;
 use crate::{MessageClass, Profile};
 
-const A: ReplicaId = ReplicaId::first(Slot::A);
-const B: ReplicaId = ReplicaId::first(Slot::B);
-const WITNESS: ReplicaId = ReplicaId::first(Slot::Witness);
+pub(super) const A: ReplicaId = ReplicaId::first(Slot::A);
+pub(super) const B: ReplicaId = ReplicaId::first(Slot::B);
+pub(super) const WITNESS: ReplicaId = ReplicaId::first(Slot::Witness);
 
-fn ms(millis: u64) -> Duration {
+pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
@@ -27,9 +26,9 @@ fn config(id: ReplicaId, voters: &[ReplicaId]) -> Config {
 }
 
 /// A replica, its instant disk and what came out of it.
-struct Bench {
-    replica: Replica,
-    now: Duration,
+pub(super) struct Bench {
+    pub(super) replica: Replica,
+    pub(super) now: Duration,
     commands: Vec<Command>,
 }
 
@@ -59,7 +58,7 @@ impl Bench {
     }
 
     /// A follower that has not heard from anybody yet.
-    fn follower() -> Bench {
+    pub(super) fn follower() -> Bench {
         Bench::new(config(A, &[A, B, WITNESS]))
     }
 
@@ -73,7 +72,7 @@ impl Bench {
         }
     }
 
-    fn pass(&mut self, length: Duration) {
+    pub(super) fn pass(&mut self, length: Duration) {
         let until = self.now + length;
         while self.replica.poll_timeout().0 <= until {
             self.now = self.replica.poll_timeout().0;
@@ -103,7 +102,7 @@ impl Bench {
     }
 }
 
-fn message(kind: MessageType, from: ReplicaId, term: u64) -> Message {
+pub(super) fn message(kind: MessageType, from: ReplicaId, term: u64) -> Message {
     let mut message = Message::default();
     message.set_msg_type(kind);
     message.from = from.get();
@@ -112,7 +111,7 @@ fn message(kind: MessageType, from: ReplicaId, term: u64) -> Message {
     message
 }
 
-fn entry(index: u64, term: u64) -> Entry {
+pub(super) fn entry(index: u64, term: u64) -> Entry {
     Entry {
         index,
         term,
@@ -272,6 +271,32 @@ fn a_leader_that_hears_nobody_drops_its_proposals() {
 }
 
 #[test]
+fn a_lease_counts_from_when_the_heartbeat_left() {
+    let mut bench = Bench::follower();
+    bench.pass(ms(150));
+    for kind in [
+        MessageType::MsgRequestPreVoteResponse,
+        MessageType::MsgRequestVoteResponse,
+    ] {
+        bench.receive(message(kind, B, 2));
+    }
+    bench.commands.clear();
+    let mut appended = message(MessageType::MsgAppendResponse, B, 2);
+    appended.index = 1;
+    bench.receive(appended);
+    let asked = bench.now;
+    let heartbeat = bench.sent(MessageType::MsgHeartbeat).remove(0);
+
+    bench.pass(ms(35));
+    let mut answer = message(MessageType::MsgHeartbeatResponse, B, 2);
+    answer.context = heartbeat.context;
+    bench.receive(answer);
+    let until = asked + Profile::Standard.timing().lease();
+    assert!(bench.commands.contains(&Command::Lease { term: 2, until }));
+    assert!(bench.replica.is_serving(until - ms(1)) && !bench.replica.is_serving(until));
+}
+
+#[test]
 fn votes_are_refused_for_one_election_timeout_after_start() {
     let mut bench = Bench::follower();
     for kind in [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote] {
@@ -378,7 +403,7 @@ fn what_no_correct_peer_sends_is_refused_and_counted() {
     assert_eq!(bench.replica.status().last_index, 2);
 }
 
-fn snapshot(index: u64, term: u64, voters: &[u64], data: Bytes) -> Message {
+pub(super) fn snapshot(index: u64, term: u64, voters: &[u64], data: Bytes) -> Message {
     let mut metadata = SnapshotMetadata::default();
     (metadata.index, metadata.term) = (index, term);
     metadata.mut_conf_state().voters = voters.to_vec();
@@ -445,8 +470,10 @@ fn a_follower_claims_nothing_before_it_is_durable() {
 #[test]
 fn membership_changes_are_applied_and_persisted() {
     let mut bench = Bench::alone(Limits::default());
-    let mut single = ConfChangeSingle::default();
-    single.node_id = B.get();
+    let mut single = ConfChangeSingle {
+        node_id: B.get(),
+        ..ConfChangeSingle::default()
+    };
     single.set_change_type(ConfChangeType::AddLearnerNode);
     let mut change = raft::eraftpb::ConfChangeV2::default();
     change.set_changes(vec![single].into());
@@ -559,102 +586,6 @@ fn every_profile_keeps_the_lease_a_tick_below_the_election_timeout() {
         assert!(timing.lease_ticks < timing.election_ticks);
         for slot in [Slot::A, Slot::B, Slot::Witness] {
             assert!(election_timeout(slot, timing.election_ticks) >= timing.election_ticks);
-        }
-    }
-}
-
-fn any_message() -> impl Strategy<Value = Message> {
-    let small = || prop_oneof![8 => 0..12u64, 1 => Just(1 << 40), 1 => Just(u64::MAX)];
-    let kind = prop_oneof![
-        Just(MessageType::MsgAppend),
-        Just(MessageType::MsgAppendResponse),
-        Just(MessageType::MsgRequestVote),
-        Just(MessageType::MsgRequestVoteResponse),
-        Just(MessageType::MsgSnapshot),
-        Just(MessageType::MsgHeartbeat),
-        Just(MessageType::MsgHeartbeatResponse),
-        Just(MessageType::MsgTimeoutNow),
-        Just(MessageType::MsgRequestPreVote),
-        Just(MessageType::MsgRequestPreVoteResponse),
-        Just(MessageType::MsgReadIndexResp),
-        Just(MessageType::MsgBeat),
-    ];
-    let entries = (0..4usize, 0..4u64, any::<bool>());
-    let head = (kind, prop_oneof![Just(B), Just(WITNESS)], 0..6u64, 0..6u64);
-    (
-        head,
-        small(),
-        small(),
-        small(),
-        small(),
-        entries,
-        any::<bool>(),
-    )
-        .prop_map(
-            |(
-                (kind, from, term, log_term),
-                index,
-                commit,
-                hint,
-                request,
-                (count, entry_term, normal),
-                reject,
-            )| {
-                let mut message = message(kind, from, term);
-                (message.log_term, message.index, message.commit) = (log_term, index, commit);
-                (message.reject_hint, message.commit_term, message.reject) =
-                    (hint, log_term, reject);
-                message.request_snapshot = if normal { 0 } else { request };
-                let first = index.wrapping_add(1);
-                let entries: Vec<_> = (0..count as u64)
-                    .map(|at| Entry {
-                        data: Bytes::from_static(if normal { b"" } else { b"junk" }),
-                        entry_type: match at {
-                            0 => EntryType::EntryNormal,
-                            1 => EntryType::EntryConfChange,
-                            _ => EntryType::EntryConfChangeV2,
-                        },
-                        ..entry(first.wrapping_add(at), log_term.max(entry_term))
-                    })
-                    .collect();
-                message.set_entries(entries.into());
-                if kind == MessageType::MsgSnapshot {
-                    let voters = [A.get(), B.get(), WITNESS.get()];
-                    let table = encode_table(&Table::new(), 0);
-                    let content = snapshot(index, term.min(log_term), &voters, table);
-                    message.set_snapshot(content.get_snapshot().clone());
-                }
-                message
-            },
-        )
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    /// Whatever the other two send, in any order, with a disk that answers late: no panic.
-    #[test]
-    fn no_sequence_of_messages_panics(
-        steps in proptest::collection::vec((any_message(), 0..30u64, 0..4u8), 1..60)
-    ) {
-        let mut bench = Bench::follower();
-        bench.pass(ms(120));
-        let mut unconfirmed = Vec::new();
-        for (message, wait, disk) in steps {
-            bench.now += ms(wait);
-            bench.replica.handle_timeout(bench.now);
-            bench.replica.handle_message(message, bench.now);
-            // Accepted only while leading.
-            let _ = bench.replica.propose(put("k", 3), bench.now);
-            while let Some(command) = bench.replica.next_command() {
-                if let Command::Persist(write) = command {
-                    unconfirmed.push(write.id);
-                }
-            }
-            if let (0..=1, Some(newest)) = (disk, unconfirmed.last()) {
-                bench.replica.handle_persisted(*newest, bench.now);
-                unconfirmed.clear();
-            }
         }
     }
 }

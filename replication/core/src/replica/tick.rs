@@ -18,12 +18,9 @@ impl Replica {
     /// Brings the replica to `now`. Every input does this first.
     pub(super) fn advance(&mut self, now: Duration) {
         let now = now.max(self.now);
-        if now - self.now > self.lease.length() {
-            // Paused: whatever was true before is not known to be true any more.
-            let lost = self.lease.release();
-            self.report_lost_lease(lost);
-        }
         self.now = now;
+        // Before the ticks: a process that was paused for longer than the lease wakes up without it,
+        // since it was counted from a heartbeat before the pause.
         let lost = self.lease.expire(now);
         self.report_lost_lease(lost);
 

@@ -85,14 +85,21 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }
 
+/// From the crash to the lease, either way round. `a` stands earlier than `b`, often before the witness
+/// has given up the old leader: then the retried pre-vote is what decides.
 #[test]
 fn a_crash_is_taken_over_within_bounds() {
     let mut times: Vec<_> = (0..100)
         .map(|seed| {
             let mut world = settled(seed, Conditions::default());
+            let (active, standby) = if seed % 2 == 0 { (A, B) } else { (B, A) };
+            if active == B {
+                world.transfer(A, B).unwrap();
+                world.run_for(ms(100));
+            }
             world.run_for(Duration::from_micros(seed * 101));
-            world.crash(A);
-            let took = world.run_until(ms(1000), |world| world.is_serving(B));
+            world.crash(active);
+            let took = world.run_until(ms(1000), |world| world.is_serving(standby));
             assert_sound(&world);
             took.unwrap()
         })
@@ -100,8 +107,8 @@ fn a_crash_is_taken_over_within_bounds() {
     times.sort();
     let (p50, p99) = (percentile(&times, 50), percentile(&times, 99));
     eprintln!("takeover after a crash, standard profile: p50 {p50:?}, p99 {p99:?}");
-    assert!(p50 <= ms(130), "{p50:?}");
-    assert!(p99 <= ms(160), "{p99:?}");
+    assert!(p50 <= ms(120), "{p50:?}");
+    assert!(p99 <= ms(140), "{p99:?}");
 }
 
 /// Commits on active and witness, the active dies, the standby comes back without them.
@@ -124,7 +131,7 @@ fn the_witness_is_elected_for_what_it_alone_holds_and_hands_it_on() {
         world.crash(A);
         world.start(B);
         let took = world.run_until(ms(1500), |world| world.is_serving(B));
-        assert!(took.is_some(), "seed {seed}: {world:#?}");
+        assert!(took.is_some(), "seed {seed}: {:?}", world.statuses());
         let led = world
             .invariants
             .roles
@@ -158,7 +165,7 @@ fn a_longer_but_older_log_does_not_veto_the_witness() {
         world.heal();
         world.start(A);
         let took = world.run_until(ms(1500), |world| world.is_serving(A));
-        assert!(took.is_some(), "seed {seed}: {world:#?}");
+        assert!(took.is_some(), "seed {seed}: {:?}", world.statuses());
         assert_sound(&world);
     }
 }

@@ -221,6 +221,14 @@ impl World {
             })
     }
 
+    /// For messages of failing tests.
+    fn statuses(&self) -> Vec<Option<crate::Status>> {
+        self.nodes
+            .iter()
+            .map(|node| node.replica.as_ref().map(Replica::status))
+            .collect()
+    }
+
     fn after(&mut self, delay: Duration, event: Event) {
         self.sequence += 1;
         self.events.insert((self.now + delay, self.sequence), event);

@@ -13,7 +13,9 @@ use super::model::{ID, append, check};
 fn filled(directory: &Path) -> Restored {
     let (mut store, _) = Store::open(directory, ID).unwrap();
     for index in 1..=60 {
-        store.write(&[append(10 * index - 9, 10 * index, 1)]).unwrap();
+        store
+            .write(&[append(10 * index - 9, 10 * index, 1)])
+            .unwrap();
     }
     drop(store);
     let (store, restored) = Store::open(directory, ID).unwrap();
@@ -49,7 +51,10 @@ fn overwritten_bytes_are_found_wherever_they_matter() {
         let damaged = directory.path().join(format!("damaged{step}"));
         copy(&good, &damaged);
         let offset = used * step / 24 + 64;
-        let file = OpenOptions::new().write(true).open(damaged.join("log/db")).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .open(damaged.join("log/db"))
+            .unwrap();
         file.write_all_at(&[0xa5; 512], offset).unwrap();
         drop(file);
         match Store::open(&damaged, ID) {
@@ -70,7 +75,10 @@ fn overwritten_bytes_are_found_wherever_they_matter() {
 /// The end of the last byte that is not zero.
 fn used_length(store: &Path, length: u64) -> u64 {
     let bytes = fs::read(store.join("log/db")).unwrap();
-    bytes.iter().rposition(|byte| *byte != 0).map_or(length, |last| last as u64)
+    bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(length, |last| last as u64)
 }
 
 #[test]
@@ -81,10 +89,16 @@ fn a_shortened_log_is_an_error_that_says_how_to_rejoin() {
     let used = used_length(directory.path(), fs::metadata(&db).unwrap().len());
     let file = OpenOptions::new().write(true).open(&db).unwrap();
     // As after bad sectors: the newest records are zeroes.
-    file.write_all_at(&vec![0; (used / 4) as usize], used - used / 4).unwrap();
+    file.write_all_at(&vec![0; (used / 4) as usize], used - used / 4)
+        .unwrap();
     for entry in fs::read_dir(directory.path().join("log")).unwrap() {
         let path = entry.unwrap().path();
-        if path.file_name().unwrap().to_string_lossy().starts_with("snap.") {
+        if path
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("snap.")
+        {
             fs::remove_file(path).unwrap();
         }
     }
@@ -92,7 +106,10 @@ fn a_shortened_log_is_an_error_that_says_how_to_rejoin() {
     let text = error.to_string();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{text}");
     assert!(text.contains("rejoin as incarnation 2"), "{text}");
-    assert!(text.contains(&directory.path().display().to_string()), "{text}");
+    assert!(
+        text.contains(&directory.path().display().to_string()),
+        "{text}"
+    );
 }
 
 #[test]
@@ -101,8 +118,14 @@ fn a_missing_log_is_not_an_empty_one() {
     filled(directory.path());
     fs::remove_dir_all(directory.path().join(LOG_DIRECTORY)).unwrap();
     let error = Store::open(directory.path(), ID).unwrap_err();
-    assert!(matches!(error, StoreError::Missing { id: ID, .. }), "{error}");
-    assert!(!directory.path().join(LOG_DIRECTORY).exists(), "nothing was created");
+    assert!(
+        matches!(error, StoreError::Missing { id: ID, .. }),
+        "{error}"
+    );
+    assert!(
+        !directory.path().join(LOG_DIRECTORY).exists(),
+        "nothing was created"
+    );
 }
 
 #[test]
@@ -129,10 +152,19 @@ fn a_store_opens_only_for_its_replica_and_only_once() {
     let directory = tempfile::tempdir().unwrap();
     let (_open, _) = Store::open(directory.path(), ID).unwrap();
     let second = Store::open(directory.path(), ID).unwrap_err();
-    assert!(matches!(second, StoreError::Database { .. }), "locked is not lost: {second}");
-    for stranger in [ReplicaId::first(Slot::B), ReplicaId::new(Slot::A, 2).unwrap()] {
+    assert!(
+        matches!(second, StoreError::Locked { .. }),
+        "locked is not lost: {second}"
+    );
+    for stranger in [
+        ReplicaId::first(Slot::B),
+        ReplicaId::new(Slot::A, 2).unwrap(),
+    ] {
         let error = Store::open(directory.path(), stranger).unwrap_err();
-        assert!(matches!(error, StoreError::Foreign { found: ID, .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::Foreign { found: ID, .. }),
+            "{error}"
+        );
     }
 }
 
@@ -151,7 +183,9 @@ fn garbled_side_files_are_errors() {
 fn an_unfinished_snapshot_of_sled_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let expected = filled(directory.path());
-    let leftover = directory.path().join("log/snap.00000000000000ff.generating");
+    let leftover = directory
+        .path()
+        .join("log/snap.00000000000000ff.generating");
     fs::write(&leftover, b"half a snapshot").unwrap();
     let (_, restored) = Store::open(directory.path(), ID).unwrap();
     assert_eq!(restored, expected);

@@ -29,8 +29,15 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
         drop(store);
         check(&restored);
         let (position, applied, term) = confirmed.expect("the victim confirms before it is killed");
-        assert!(restored.hard_state.term >= term, "round {round}: the term was forgotten");
-        assert!(restored.applied >= applied, "round {round}: {} < {applied}", restored.applied);
+        assert!(
+            restored.hard_state.term >= term,
+            "round {round}: the term was forgotten"
+        );
+        assert!(
+            restored.applied >= applied,
+            "round {round}: {} < {applied}",
+            restored.applied
+        );
         let reached = last(&restored);
         assert!(
             (reached.term, reached.index) >= (position.term, position.index),
@@ -45,7 +52,12 @@ type Confirmed = (Position, u64, u64);
 
 fn run_victim(directory: &Path, round: u64, random: &mut StdRng) -> Option<Confirmed> {
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["store::tests::kill::victim", "--exact", "--nocapture", "--ignored"])
+        .args([
+            "store::tests::kill::victim",
+            "--exact",
+            "--nocapture",
+            "--ignored",
+        ])
         .env(VICTIM, directory)
         .env("RUST_TEST_THREADS", "1")
         .env("TANDEM_STORE_SEED", round.to_string())
@@ -53,7 +65,9 @@ fn run_victim(directory: &Path, round: u64, random: &mut StdRng) -> Option<Confi
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(victim.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     let first = lines.by_ref().find_map(|line| parse(&line));
     // The moment is the point of the test: there is no event to wait for.
     std::thread::sleep(Duration::from_micros(random.random_range(0..60_000)));
@@ -71,9 +85,14 @@ fn parse(line: &str) -> Option<Confirmed> {
         .map(|number| number.parse().ok())
         .collect::<Option<_>>()?;
     match numbers.as_slice() {
-        [index, term, applied, hard] => {
-            Some((Position { index: *index, term: *term }, *applied, *hard))
-        }
+        [index, term, applied, hard] => Some((
+            Position {
+                index: *index,
+                term: *term,
+            },
+            *applied,
+            *hard,
+        )),
         _ => None,
     }
 }
@@ -128,7 +147,12 @@ fn victim() {
         }
         store.write(&group).unwrap();
         let mut stdout = std::io::stdout().lock();
-        writeln!(stdout, "ok {} {} {} {term} .", last.index, last.term, last.index).unwrap();
+        writeln!(
+            stdout,
+            "ok {} {} {} {term} .",
+            last.index, last.term, last.index
+        )
+        .unwrap();
         stdout.flush().unwrap();
         drop(stdout);
         if random.random_range(0..4) == 0 {

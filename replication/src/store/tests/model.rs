@@ -36,11 +36,19 @@ pub(super) fn entry(index: u64, term: u64) -> Entry {
 }
 
 pub(super) fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
-    HardState { term, vote, commit, ..HardState::default() }
+    HardState {
+        term,
+        vote,
+        commit,
+        ..HardState::default()
+    }
 }
 
 pub(super) fn conf_state() -> ConfState {
-    ConfState { voters: vec![1, 2, 3], ..ConfState::default() }
+    ConfState {
+        voters: vec![1, 2, 3],
+        ..ConfState::default()
+    }
 }
 
 fn key(index: u64) -> Bytes {
@@ -57,7 +65,10 @@ pub(super) fn append(from: u64, to: u64, term: u64) -> Write {
         entries: (from..=to).map(|index| entry(index, term)).collect(),
         hard_state: Some(hard_state(term, 1, to)),
         changes: (from..=to)
-            .map(|index| Change::Put { key: key(index), value: value(index) })
+            .map(|index| Change::Put {
+                key: key(index),
+                value: value(index),
+            })
             .collect(),
         applied: Some(to),
         ..write()
@@ -67,24 +78,36 @@ pub(super) fn append(from: u64, to: u64, term: u64) -> Write {
 /// The table once everything up to `applied` has been applied.
 pub(super) fn table(applied: u64) -> Table {
     let first = applied.saturating_sub(KEYS - 1).max(1);
-    (first..=applied).map(|index| (key(index), value(index))).collect()
+    (first..=applied)
+        .map(|index| (key(index), value(index)))
+        .collect()
 }
 
 pub(super) fn snapshot(index: u64, term: u64) -> SnapshotWrite {
-    SnapshotWrite { position: Position { index, term }, table: table(index) }
+    SnapshotWrite {
+        position: Position { index, term },
+        table: table(index),
+    }
 }
 
 /// Applied index and table belong together, and every entry is what was written at its index.
 pub(super) fn check(restored: &Restored) {
-    assert!(restored.table == table(restored.applied), "the table at {}", restored.applied);
+    assert!(
+        restored.table == table(restored.applied),
+        "the table at {}",
+        restored.applied
+    );
     for (expected, entry) in (restored.compacted.index + 1..).zip(&restored.entries) {
         assert_eq!(*entry, self::entry(expected, entry.term));
     }
 }
 
 pub(super) fn last(restored: &Restored) -> Position {
-    restored.entries.last().map_or(restored.compacted, |entry| Position {
-        index: entry.index,
-        term: entry.term,
-    })
+    restored
+        .entries
+        .last()
+        .map_or(restored.compacted, |entry| Position {
+            index: entry.index,
+            term: entry.term,
+        })
 }

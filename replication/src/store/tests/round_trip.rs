@@ -33,7 +33,10 @@ fn every_part_of_a_write_survives() {
     assert_eq!(restored.hard_state, hard_state(2, 1, 3));
     assert_eq!(restored.conf_state, conf_state());
     assert_eq!(restored.entries, [entry(1, 2), entry(2, 2), entry(3, 2)]);
-    assert_eq!((restored.applied, restored.compacted), (3, Position::default()));
+    assert_eq!(
+        (restored.applied, restored.compacted),
+        (3, Position::default())
+    );
     check(&restored);
 
     // A later write changes only what it names; a key deleted and put again in one write is there.
@@ -42,7 +45,10 @@ fn every_part_of_a_write_survives() {
     let mut second = write();
     second.changes = vec![
         Change::Delete { key: key.clone() },
-        Change::Put { key: key.clone(), value: value.clone() },
+        Change::Put {
+            key: key.clone(),
+            value: value.clone(),
+        },
     ];
     store.write(&[second]).unwrap();
     let (mut store, changed) = reopened(store);
@@ -101,7 +107,10 @@ fn compaction_removes_log_rows_and_keeps_the_position() {
     let count = 3 * BATCH_ROWS as u64;
     store.write(&[append(1, count, 1)]).unwrap();
     let mut compaction = write();
-    let position = Position { index: count - 10, term: 1 };
+    let position = Position {
+        index: count - 10,
+        term: 1,
+    };
     compaction.compact_to = Some(position);
     store.write(&[compaction]).unwrap();
 
@@ -113,7 +122,11 @@ fn compaction_removes_log_rows_and_keeps_the_position() {
     let (store, restored) = reopened(store);
     assert_eq!(restored.compacted, position);
     assert_eq!(restored.entries.len(), 10);
-    assert_eq!(store.db.scan_prefix(keys::LOG).count(), 10, "leftovers are removed at open");
+    assert_eq!(
+        store.db.scan_prefix(keys::LOG).count(),
+        10,
+        "leftovers are removed at open"
+    );
     check(&restored);
 }
 
@@ -130,7 +143,13 @@ fn a_snapshot_replaces_log_and_table() {
     store.write(&[install, append(1001, 1002, 6)]).unwrap();
     let expect = |restored: &Restored| {
         check(restored);
-        assert_eq!(restored.compacted, Position { index: 1000, term: 4 });
+        assert_eq!(
+            restored.compacted,
+            Position {
+                index: 1000,
+                term: 4
+            }
+        );
         assert_eq!((restored.applied, restored.entries.len()), (1002, 2));
         assert_eq!(restored.hard_state, hard_state(6, 1, 1002));
     };
@@ -165,14 +184,23 @@ fn a_crash_while_a_snapshot_is_written_leaves_the_old_state() {
     let (mut store, _) = Store::open(directory.path(), ID).unwrap();
     store.write(&[append(1, 40, 1)]).unwrap();
     let mut never_applied = sled::Batch::default();
-    store.install(&snapshot(1000, 2), &mut never_applied).unwrap();
+    store
+        .install(&snapshot(1000, 2), &mut never_applied)
+        .unwrap();
     store.db.flush().unwrap();
-    assert!(store.db.scan_prefix(keys::generation(1)).count() > 0, "half of it is there");
+    assert!(
+        store.db.scan_prefix(keys::generation(1)).count() > 0,
+        "half of it is there"
+    );
 
     let (store, restored) = reopened(store);
     assert_eq!((restored.applied, last(&restored).index), (40, 40));
     check(&restored);
-    assert_eq!(store.db.scan_prefix(keys::generation(1)).count(), 0, "leftovers are removed");
+    assert_eq!(
+        store.db.scan_prefix(keys::generation(1)).count(),
+        0,
+        "leftovers are removed"
+    );
 }
 
 #[test]
@@ -181,10 +209,16 @@ fn values_too_large_for_a_page_survive() {
     let (mut store, _) = Store::open(directory.path(), ID).unwrap();
     let large = bytes::Bytes::from(vec![7; 3 << 20]);
     let mut put = write();
-    put.changes = vec![Change::Put { key: "large".into(), value: large.clone() }];
+    put.changes = vec![Change::Put {
+        key: "large".into(),
+        value: large.clone(),
+    }];
     store.write(&[put]).unwrap();
     let blobs = directory.path().join("log/blobs");
-    assert!(blobs.read_dir().unwrap().count() > 0, "sled keeps it in a file of its own");
+    assert!(
+        blobs.read_dir().unwrap().count() > 0,
+        "sled keeps it in a file of its own"
+    );
     let (_, restored) = reopened(store);
     assert_eq!(restored.table.get(b"large".as_ref()), Some(&large));
 }
@@ -193,10 +227,23 @@ fn values_too_large_for_a_page_survive() {
 fn the_tip_never_claims_more_than_was_synced() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(directory.path(), ID).unwrap();
-    let tip = || TipFile::open(directory.path()).unwrap().read().unwrap().unwrap();
+    let tip = || {
+        TipFile::open(directory.path())
+            .unwrap()
+            .read()
+            .unwrap()
+            .unwrap()
+    };
     let last = |index, term| Position { index, term };
     store.write(&[append(1, 3, 1)]).unwrap();
-    assert_eq!(tip(), Tip { term: 1, vote: 1, last: last(3, 1) });
+    assert_eq!(
+        tip(),
+        Tip {
+            term: 1,
+            vote: 1,
+            last: last(3, 1)
+        }
+    );
     let mut unsynced = append(4, 5, 1);
     unsynced.must_sync = false;
     store.write(&[unsynced]).unwrap();
@@ -205,7 +252,21 @@ fn the_tip_never_claims_more_than_was_synced() {
     (cut.truncate_from, cut.must_sync) = (Some(2), false);
     cut.hard_state = Some(hard_state(9, 9, 0));
     store.write(&[cut]).unwrap();
-    assert_eq!(tip(), Tip { term: 1, vote: 1, last: Position::default() });
+    assert_eq!(
+        tip(),
+        Tip {
+            term: 1,
+            vote: 1,
+            last: Position::default()
+        }
+    );
     store.sync().unwrap();
-    assert_eq!(tip(), Tip { term: 9, vote: 9, last: last(1, 1) });
+    assert_eq!(
+        tip(),
+        Tip {
+            term: 9,
+            vote: 9,
+            last: last(1, 1)
+        }
+    );
 }

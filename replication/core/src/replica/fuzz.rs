@@ -1,0 +1,105 @@
+//! Peers that send anything at all.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+
+use super::tests::{A, B, Bench, WITNESS, entry, message, ms, snapshot};
+use crate::codec::encode_table;
+use crate::{Change, Command, Table};
+
+fn any_message() -> impl Strategy<Value = Message> {
+    let small = || prop_oneof![8 => 0..12u64, 1 => Just(1 << 40), 1 => Just(u64::MAX)];
+    let kind = prop_oneof![
+        Just(MessageType::MsgAppend),
+        Just(MessageType::MsgAppendResponse),
+        Just(MessageType::MsgRequestVote),
+        Just(MessageType::MsgRequestVoteResponse),
+        Just(MessageType::MsgSnapshot),
+        Just(MessageType::MsgHeartbeat),
+        Just(MessageType::MsgHeartbeatResponse),
+        Just(MessageType::MsgTimeoutNow),
+        Just(MessageType::MsgRequestPreVote),
+        Just(MessageType::MsgRequestPreVoteResponse),
+        Just(MessageType::MsgReadIndexResp),
+        Just(MessageType::MsgBeat),
+    ];
+    let entries = (0..4usize, 0..4u64, any::<bool>());
+    let head = (kind, prop_oneof![Just(B), Just(WITNESS)], 0..6u64, 0..6u64);
+    (
+        head,
+        small(),
+        small(),
+        small(),
+        small(),
+        entries,
+        any::<bool>(),
+    )
+        .prop_map(
+            |(
+                (kind, from, term, log_term),
+                index,
+                commit,
+                hint,
+                request,
+                (count, entry_term, normal),
+                reject,
+            )| {
+                let mut message = message(kind, from, term);
+                (message.log_term, message.index, message.commit) = (log_term, index, commit);
+                (message.reject_hint, message.commit_term, message.reject) =
+                    (hint, log_term, reject);
+                message.request_snapshot = if normal { 0 } else { request };
+                let first = index.wrapping_add(1);
+                let entries: Vec<_> = (0..count as u64)
+                    .map(|at| Entry {
+                        data: Bytes::from_static(if normal { b"" } else { b"junk" }),
+                        entry_type: match at {
+                            0 => EntryType::EntryNormal,
+                            1 => EntryType::EntryConfChange,
+                            _ => EntryType::EntryConfChangeV2,
+                        },
+                        ..entry(first.wrapping_add(at), log_term.max(entry_term))
+                    })
+                    .collect();
+                message.set_entries(entries.into());
+                if kind == MessageType::MsgSnapshot {
+                    let voters = [A.get(), B.get(), WITNESS.get()];
+                    let table = encode_table(&Table::new(), 0);
+                    let content = snapshot(index, term.min(log_term), &voters, table);
+                    message.set_snapshot(content.get_snapshot().clone());
+                }
+                message
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever the other two send, in any order, with a disk that answers late: no panic.
+    #[test]
+    fn no_sequence_of_messages_panics(
+        steps in proptest::collection::vec((any_message(), 0..30u64, 0..4u8), 1..60)
+    ) {
+        let mut bench = Bench::follower();
+        bench.pass(ms(120));
+        let mut unconfirmed = Vec::new();
+        for (message, wait, disk) in steps {
+            bench.now += ms(wait);
+            bench.replica.handle_timeout(bench.now);
+            bench.replica.handle_message(message, bench.now);
+            // Accepted only while leading.
+            let _ = bench.replica.propose(vec![Change::Delete { key: Bytes::new() }], bench.now);
+            while let Some(command) = bench.replica.next_command() {
+                if let Command::Persist(write) = command {
+                    unconfirmed.push(write.id);
+                }
+            }
+            if let (0..=1, Some(newest)) = (disk, unconfirmed.last()) {
+                bench.replica.handle_persisted(*newest, bench.now);
+                unconfirmed.clear();
+            }
+        }
+    }
+}
