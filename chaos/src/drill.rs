@@ -28,6 +28,9 @@ pub use pair::{Owner, Pair, RecordCount, Takeover};
 pub use phones::PhonePair;
 pub use run::{inject, run_once};
 
+/// Names the `tandem` to drill.
+const BINARY_VARIABLE: &str = "TANDEM_BINARY";
+
 /// Exit status when the contract is broken, or a run failed.
 const EXIT_BROKEN: u8 = 1;
 
@@ -112,7 +115,7 @@ pub struct DrillArgs {
     #[arg(long)]
     gap_limit_ms: Option<u64>,
     /// The `tandem` binary; by default the one beside this program.
-    #[arg(long, env = "TANDEM_BINARY")]
+    #[arg(long, env = BINARY_VARIABLE)]
     tandem: Option<PathBuf>,
     /// Keep logs, configurations and reports here; by default they are kept only when the drill
     /// fails.
@@ -177,9 +180,12 @@ impl DrillArgs {
     }
 }
 
-/// `tandem` beside the running program; for a test program, which cargo puts into `deps`, one level
+/// The binary that the environment names, else `tandem` beside the running program; for a test program, which cargo puts into `deps`, one level
 /// up.
 pub fn default_binary() -> anyhow::Result<PathBuf> {
+    if let Some(named) = std::env::var_os(BINARY_VARIABLE) {
+        return Ok(named.into());
+    }
     let program = std::env::current_exe().context("path of this program")?;
     let beside = program.parent().map(|directory| directory.join("tandem"));
     let above = program

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -138,15 +138,7 @@ fn requirements(trunk: Trunk) -> Result<(), String> {
             .status();
         found.map_err(|_| format!("the program {program}"))?;
     }
-    binary().map(|_| ()).map_err(|error| format!("{error:#}"))
-}
-
-/// The `tandem` to test, by the same variable that the drills take.
-fn binary() -> anyhow::Result<PathBuf> {
-    match std::env::var_os("TANDEM_BINARY") {
-        Some(path) => Ok(path.into()),
-        None => default_binary(),
-    }
+    default_binary().map(|_| ()).map_err(|error| format!("{error:#}"))
 }
 
 /// The calls come up, the owner's host dies, and SIPp counts.
@@ -166,7 +158,7 @@ async fn run_in(trunk: Trunk, directory: &Path) -> anyhow::Result<()> {
     };
     let capture = fabric.capture()?;
     let files = NodeFiles {
-        binary: binary()?,
+        binary: default_binary()?,
         directory: directory.to_owned(),
         profile: "standard".into(),
     };

@@ -49,14 +49,25 @@ impl AddressTask {
         self.status.clone()
     }
 
-    /// A partition healed or a lower epoch was heard: announce again, look again.
-    pub fn heal(&self) {
-        self.heal.notify_one();
+    /// For whoever learns that a partition healed or hears a lower epoch.
+    pub fn healer(&self) -> Healer {
+        Healer(self.heal.clone())
     }
 
     /// Waits for the end of the task. An error is a panic in it: nobody manages the address any more.
     pub async fn finished(self) -> Result<(), JoinError> {
         self.task.await
+    }
+}
+
+/// Makes the driver announce again and look again.
+#[derive(Clone, Debug)]
+pub struct Healer(Arc<Notify>);
+
+impl Healer {
+    /// A partition healed, or a lower epoch was heard. Skipping repeats is safe.
+    pub fn heal(&self) {
+        self.0.notify_one();
     }
 }
 

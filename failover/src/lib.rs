@@ -19,7 +19,7 @@ mod report;
 mod watch;
 
 pub use clock::boottime;
-pub use driver::{AddressTask, Settings, spawn};
+pub use driver::{AddressTask, Healer, Settings, spawn};
 pub use l2::L2Mover;
 pub use local::{LocalAddresses, remove_addresses};
 pub use mover::{Change, Mover, MoverError};

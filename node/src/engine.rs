@@ -27,7 +27,7 @@ use std::{
 
 use bytes::Bytes;
 use tandem_datapath::{Datapath, Gate, boottime};
-use tandem_failover::log_transition;
+use tandem_failover::{Healer, log_transition};
 use tandem_failover_core::{
     Desired, Epoch, Ownership,
     ownership::{Command as OwnershipCommand, Input as OwnershipInput, Phase},
@@ -70,6 +70,7 @@ pub(crate) struct Parts {
     pub(crate) gate: Arc<Gate>,
     pub(crate) replication: Replication,
     pub(crate) desired: watch::Sender<Desired>,
+    pub(crate) healer: Healer,
     pub(crate) cdrs: CdrFile,
     pub(crate) view: watch::Sender<EngineView>,
     pub(crate) fatal: Fatal,
@@ -212,7 +213,11 @@ impl Engine {
             Event::LeaseLost { term } => {
                 self.own(OwnershipInput::LeaseLost { epoch: Epoch(term) });
             }
-            Event::PeerUp(peer) => info!(%peer, "connected"),
+            Event::PeerUp(peer) => {
+                info!(%peer, "connected");
+                // The peer may have believed that the address was its own.
+                self.parts.healer.heal();
+            }
             Event::PeerDown(peer) => warn!(%peer, "not connected"),
             // The worker takes it before it comes here.
             Event::StoreFailed(_) => {}

@@ -175,6 +175,7 @@ impl Node {
             gate,
             replication,
             desired,
+            healer: address.healer(),
             cdrs: CdrFile::open(&border.cdr_path)?,
             view,
             fatal,

@@ -7,8 +7,8 @@ use aws_lc_rs::{digest, hmac};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig,
-    VarInt,
+    AckFrequencyConfig, ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig,
+    IdleTimeout, ServerConfig, TransportConfig, VarInt,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
@@ -35,6 +35,8 @@ const INITIAL_WINDOW: u64 = 128 << 10;
 const DATAGRAM_BUFFER: usize = 256 << 10;
 /// Bytes in flight on all streams of a connection.
 const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Length of a connection id.
+const ID_BYTES: usize = 8;
 /// Handshakes in progress; attempts beyond are dropped. A pair needs two.
 const HANDSHAKES: usize = 32;
 
@@ -119,12 +121,34 @@ fn transport() -> TransportConfig {
 }
 
 /// A restarted node answers packets of its former connections with stateless resets (RFC 9000 section 10.3) that
-/// its peers recognise, so they dial again at once instead of waiting for the idle timeout. For that the key must
-/// outlive the process: it is derived from the node's private key.
+/// its peers recognise, so they dial again at once instead of waiting for the idle timeout. For that the key of the
+/// reset tokens must outlive the process: it is derived from the node's private key.
 fn endpoint(credentials: &Credentials) -> EndpointConfig {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(b"tandem stateless reset");
     context.update(credentials.key.secret_der());
     let key = hmac::Key::new(hmac::HMAC_SHA256, context.finish().as_ref());
-    EndpointConfig::new(Arc::new(key))
+    let mut config = EndpointConfig::new(Arc::new(key));
+    config.cid_generator(|| Box::new(PlainIds));
+    config
+}
+
+/// Random connection ids. quinn's default ones are signed with a key of the process, and packets that carry
+/// another process's are dropped without a reset. Resets are smaller than what they answer, and few (quinn's
+/// `min_reset_interval`), so answering strangers too does no harm.
+#[derive(Debug)]
+struct PlainIds;
+
+impl ConnectionIdGenerator for PlainIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&rand::random::<[u8; ID_BYTES]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }

@@ -166,7 +166,7 @@ fn takes_over_verifies_takes_back_and_lets_go() {
             .lock()
             .unwrap()
             .insert(FLOATING.into(), OTHER.to_owned());
-        task.heal();
+        task.healer().heal();
         reach(&task, "taken back", |status| {
             status.counters.drifts == 1 && status.verified
         })
