@@ -14,4 +14,5 @@ pub mod node_process;
 pub mod phone;
 pub mod report;
 pub mod sandbox;
+pub mod scenario;
 pub mod speech;

@@ -8,18 +8,16 @@
 //! Seen failing: with `When::Committed` sent at once by the engine, the caller is answered while both
 //! disks hang.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tandem_chaos::drill::{Pair, PhonePair, default_binary};
+use tandem_chaos::drill::{Pair, PhonePair};
 use tandem_chaos::fabric::Fabric;
 use tandem_chaos::host::HostId;
 use tandem_chaos::host::frozen::FrozenThread;
-use tandem_chaos::node_process::NodeFiles;
-use tandem_chaos::sandbox;
+use tandem_chaos::scenario::{Run, Scenario, node_files};
 use tokio::task::block_in_place;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -30,52 +28,17 @@ const HANG: Duration = Duration::from_secs(4);
 const RINGING: u32 = 4;
 
 fn main() -> ExitCode {
-    match sandbox::enter() {
-        Ok(()) => {}
-        Err(error) if error.is_not_permitted() => {
-            say(&format!(
-                "test reveal ... skipped: needs namespaces: {error}"
-            ));
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            say(&format!("test reveal ... FAILED: {error}"));
-            return ExitCode::FAILURE;
-        }
-    }
-    match run() {
-        Ok(()) => {
-            say("test reveal ... ok");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            say(&format!("test reveal ... FAILED: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> anyhow::Result<()> {
-    let directory = tempfile::Builder::new()
-        .prefix("tandem-reveal-")
-        .tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(scenario(directory.path()));
-    if result.is_err() {
-        say(&format!("logs: {}", directory.keep().display()));
-    }
-    result
+    let run: Run = |directory| Box::pin(scenario(directory));
+    tandem_chaos::scenario::main(&[Scenario {
+        name: "reveal",
+        programs: &[],
+        run,
+    }])
 }
 
 async fn scenario(directory: &Path) -> anyhow::Result<()> {
     let fabric = Fabric::lan()?;
-    let files = NodeFiles {
-        binary: default_binary()?,
-        directory: directory.to_owned(),
-        profile: "standard".into(),
-    };
+    let files = node_files(directory)?;
     let mut pair = Pair::start(&fabric, &files)?;
     let owner = pair.await_protected(READY_WITHIN).await?;
     let phones = PhonePair::start(&fabric, 0, RINGING, 1)?;
@@ -114,9 +77,4 @@ async fn scenario(directory: &Path) -> anyhow::Result<()> {
         .await
         .context("hanging up")?;
     Ok(())
-}
-
-/// The test's result is its output.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

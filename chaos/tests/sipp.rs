@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tandem_chaos::capture::dual_owner_packets;
-use tandem_chaos::drill::{FaultKind, Pair, default_binary, inject};
+use tandem_chaos::drill::{FaultKind, Pair, inject};
 use tandem_chaos::fabric::{CLIENT_SIP_PORT, Fabric, PBX_SIP_PORT};
 use tandem_chaos::host::{HostId, Process};
-use tandem_chaos::node_process::NodeFiles;
-use tandem_chaos::sandbox;
+use tandem_chaos::scenario::{Scenario, node_files};
 use tandem_chaos::speech::Clip;
 use tokio::task::block_in_place;
 
@@ -43,125 +42,37 @@ const DONE_WITHIN: Duration = Duration::from_secs(90);
 const RECORDS_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 
-/// Exit status of a scenario that cannot run here.
-const SKIPPED: u8 = 77;
-
 #[derive(Debug, Clone, Copy)]
 enum Trunk {
     Sipp,
     KamailioAndSipp,
 }
 
-const SCENARIOS: [(&str, Trunk); 2] = [
-    ("sipp_on_ec2", Trunk::Sipp),
-    ("sipp_behind_kamailio_on_lan", Trunk::KamailioAndSipp),
+const SCENARIOS: [Scenario; 2] = [
+    Scenario {
+        name: "sipp_on_ec2",
+        programs: &["sipp"],
+        run: |directory| Box::pin(scenario(Trunk::Sipp, directory)),
+    },
+    Scenario {
+        name: "sipp_behind_kamailio_on_lan",
+        programs: &["sipp", "kamailio"],
+        run: |directory| Box::pin(scenario(Trunk::KamailioAndSipp, directory)),
+    },
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, name] = arguments.as_slice()
-        && flag == "--scenario"
-    {
-        return run_scenario(name);
-    }
-    // libtest's arguments: a filter by name is honoured, flags are not.
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let mut failed = false;
-    for (name, _) in SCENARIOS {
-        if filter.is_some_and(|filter| !name.contains(filter.as_str())) {
-            continue;
-        }
-        let status = std::env::current_exe()
-            .and_then(|program| Command::new(program).args(["--scenario", name]).status());
-        let result = match status.map(|status| status.code()) {
-            Ok(Some(0)) => "ok",
-            Ok(Some(code)) if code == i32::from(SKIPPED) => "skipped",
-            Ok(_) | Err(_) => {
-                failed = true;
-                "FAILED"
-            }
-        };
-        say(&format!("test {name} ... {result}"));
-    }
-    if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
-}
-
-fn run_scenario(name: &str) -> ExitCode {
-    let Some((_, trunk)) = SCENARIOS.into_iter().find(|(known, _)| *known == name) else {
-        say(&format!("no scenario {name}"));
-        return ExitCode::FAILURE;
-    };
-    if let Err(missing) = requirements(trunk) {
-        say(&format!("{name}: skipped: needs {missing}"));
-        return ExitCode::from(SKIPPED);
-    }
-    match sandbox::enter() {
-        Ok(()) => {}
-        Err(error) if error.is_not_permitted() => {
-            say(&format!("{name}: skipped: needs namespaces: {error}"));
-            return ExitCode::from(SKIPPED);
-        }
-        Err(error) => {
-            say(&format!("{name}: {error}"));
-            return ExitCode::FAILURE;
-        }
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let result = runtime
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(scenario(trunk)));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&format!("{name}: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn requirements(trunk: Trunk) -> Result<(), String> {
-    let programs = match trunk {
-        Trunk::Sipp => &["sipp"][..],
-        Trunk::KamailioAndSipp => &["sipp", "kamailio"],
-    };
-    for program in programs {
-        let found = Command::new(program)
-            .arg("-v")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        found.map_err(|_| format!("the program {program}"))?;
-    }
-    default_binary().map(|_| ()).map_err(|error| format!("{error:#}"))
+    tandem_chaos::scenario::main(&SCENARIOS)
 }
 
 /// The calls come up, the owner's host dies, and SIPp counts.
-async fn scenario(trunk: Trunk) -> anyhow::Result<()> {
-    let directory = tempfile::Builder::new().prefix("tandem-sipp-").tempdir()?;
-    let result = run_in(trunk, directory.path()).await;
-    if result.is_err() {
-        say(&format!("logs: {}", directory.keep().display()));
-    }
-    result
-}
-
-async fn run_in(trunk: Trunk, directory: &Path) -> anyhow::Result<()> {
+async fn scenario(trunk: Trunk, directory: &Path) -> anyhow::Result<()> {
     let fabric = match trunk {
         Trunk::Sipp => Fabric::ec2()?,
         Trunk::KamailioAndSipp => Fabric::lan()?,
     };
     let capture = fabric.capture()?;
-    let files = NodeFiles {
-        binary: default_binary()?,
-        directory: directory.to_owned(),
-        profile: "standard".into(),
-    };
+    let files = node_files(directory)?;
     let mut pair = Pair::start(&fabric, &files)?;
     let owner = pair.await_protected(READY_WITHIN).await?;
     let mut peers = Peers::start(&fabric, trunk, directory)?;

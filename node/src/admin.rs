@@ -26,6 +26,10 @@ use crate::status::{
 /// Entries a healthy peer may be behind: what is on its way at the highest rates.
 const CAUGHT_UP: u64 = 1_000;
 
+/// Heartbeats are tens of milliseconds apart; this much silence is a loss, and half the second within
+/// which a loss must show.
+const SILENT_MS: u64 = 500;
+
 /// What the server reads.
 #[derive(Clone)]
 pub(crate) struct Observed {
@@ -153,8 +157,8 @@ impl Observed {
             reasons.push("there is no leader".to_owned());
         }
         for peer in &replication.peers {
-            if !peer.connected {
-                reasons.push(format!("{} is not connected", peer.slot));
+            if !peer.connected || peer_is_silent(peer) {
+                reasons.push(format!("{} is not heard", peer.slot));
             } else if peer.snapshot || peer.lag.is_some_and(|lag| lag > CAUGHT_UP) {
                 reasons.push(format!("{} is not caught up", peer.slot));
             }
@@ -167,6 +171,11 @@ impl Observed {
         }
         reasons
     }
+}
+
+/// Only a leader hears everybody all the time; for the others a missing connection must do.
+fn peer_is_silent(peer: &tandem_replication::Peer) -> bool {
+    peer.lag.is_some() && peer.last_contact_ms.is_none_or(|silent| silent > SILENT_MS)
 }
 
 fn address_trouble(serving: bool, address: &AddressStatus) -> Option<String> {

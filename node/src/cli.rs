@@ -69,7 +69,11 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "TANDEM_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
     /// What to log, as tracing filters such as `info,tandem=debug`.
-    #[arg(long, env = "TANDEM_LOG", default_value = "info,quinn=warn,sled=warn")]
+    #[arg(
+        long,
+        env = "TANDEM_LOG",
+        default_value = "info,quinn=warn,quinn_udp=error,sled=warn,netlink_packet_route=error"
+    )]
     pub(crate) log: String,
 }
 

@@ -21,6 +21,7 @@ use crate::event::{DropReason, Event, Ticket};
 use crate::link::Link;
 use crate::mailbox::{Mail, Mailbox, PendingProposal, Received, Report, Request};
 use crate::measure::{LatencyMeter, StoreMeter};
+use crate::panics::guarded;
 use crate::store::StoreThread;
 
 /// What the Raft thread shows to the handles.
@@ -60,7 +61,7 @@ struct Open {
 #[derive(Debug)]
 enum End {
     Stopped,
-    StoreFailed(String),
+    Failed(String),
 }
 
 /// The Raft thread's state.
@@ -77,6 +78,8 @@ pub(crate) struct Driver<Sink> {
 /// What the thread remembers for itself.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
+    /// Taken from the mailbox and not yet proposed.
+    waiting: VecDeque<PendingProposal>,
     open: BTreeMap<ProposalId, Open>,
     /// Peers that a message could not be queued for; the replica is told at the next turn.
     unreachable: BTreeSet<ReplicaId>,
@@ -90,7 +93,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         let index = self.replica.status().applied;
         let table = self.replica.table().clone();
         (self.sink)(Event::Restored { index, table });
-        let end = self.turns();
+        let end = guarded(|| self.turns()).unwrap_or_else(End::Failed);
         self.wind_up(end);
     }
 
@@ -109,6 +112,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
     }
 
     fn turn(&mut self, mail: Mail) -> Result<(), End> {
+        self.local.waiting.extend(mail.proposals);
         self.replica.handle_timeout(clock::now());
         self.report_failures();
         self.execute()?;
@@ -120,7 +124,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
             self.replica.handle_message(message, clock::now());
             self.execute()?;
         }
-        self.propose(mail.proposals);
+        self.propose();
         self.execute()?;
         for request in mail.requests {
             self.answer(request);
@@ -132,7 +136,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
     fn take_report(&mut self, report: Report) -> Result<(), End> {
         match report {
             Report::Persisted(write) => self.replica.handle_persisted(write, clock::now()),
-            Report::StoreFailed(error) => return Err(End::StoreFailed(error.to_string())),
+            Report::StoreFailed(error) => return Err(End::Failed(error.to_string())),
             Report::PeerUp(slot) => (self.sink)(Event::PeerUp(slot)),
             Report::PeerDown(slot) => {
                 for member in self.members(slot) {
@@ -167,8 +171,8 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
 
     /// Proposals that came in together travel in one message: the replica collects them until it is next asked
     /// for a command.
-    fn propose(&mut self, proposals: VecDeque<PendingProposal>) {
-        for PendingProposal { ticket, changes } in proposals {
+    fn propose(&mut self) {
+        while let Some(PendingProposal { ticket, changes }) = self.local.waiting.pop_front() {
             let since = clock::now();
             match self.replica.propose(changes, since) {
                 Ok(id) => {
@@ -285,9 +289,9 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         *self.shared.core() = self.replica.status();
     }
 
-    /// The store thread's own report says why; it comes right after the queue has closed.
+    /// The store thread reports why before its queue closes.
     fn lost_store(&self) -> End {
-        let mail = self.mailbox.take(Duration::from_secs(1));
+        let mail = self.mailbox.take(Duration::ZERO);
         let reason = mail.reports.into_iter().find_map(|report| match report {
             Report::StoreFailed(error) => Some(error.to_string()),
             Report::Persisted(_)
@@ -295,7 +299,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
             | Report::PeerDown(_)
             | Report::SnapshotSent { .. } => None,
         });
-        End::StoreFailed(reason.unwrap_or_else(|| "the store does not keep up".to_owned()))
+        End::Failed(reason.unwrap_or_else(|| "the store does not keep up".to_owned()))
     }
 
     /// Takes back what was promised to the node, then ends what this thread owns.
@@ -304,7 +308,8 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         if let Some(term) = self.local.lease.take() {
             (self.sink)(Event::LeaseLost { term });
         }
-        let waiting = self.mailbox.take(Duration::ZERO).proposals;
+        let mut waiting = self.local.waiting;
+        waiting.extend(self.mailbox.take(Duration::ZERO).proposals);
         self.mailbox.close();
         let open = self.local.open.into_values().map(|open| open.ticket);
         for ticket in open.chain(waiting.into_iter().map(|proposal| proposal.ticket)) {
@@ -313,11 +318,11 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
                 reason: DropReason::Stopped,
             });
         }
-        if let End::StoreFailed(reason) = end {
+        if let End::Failed(reason) = end {
             self.shared.store_failed.store(true, Ordering::Relaxed);
             (self.sink)(Event::StoreFailed(reason));
         }
-        self.shared.link.stop(&self.runtime);
         self.store.stop();
+        self.shared.link.stop(&self.runtime);
     }
 }

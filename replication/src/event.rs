@@ -55,7 +55,8 @@ pub enum Event {
     PeerUp(Slot),
     /// They no longer have.
     PeerDown(Slot),
-    /// The disk failed. The replica has stopped for good: the process should end and start afresh.
+    /// The disk failed, or a thread of replication panicked. The replica has stopped for good: the process should
+    /// end and start afresh.
     StoreFailed(String),
 }
 

@@ -20,6 +20,7 @@ mod handle;
 mod link;
 mod mailbox;
 mod measure;
+mod panics;
 pub mod pki;
 mod settings;
 mod start;

@@ -105,10 +105,12 @@ mod tests {
 
     #[test]
     fn a_message_survives_and_garbage_is_an_error() {
-        let mut message = Message::default();
-        message.from = 1;
-        message.to = 2;
-        message.context = Bytes::from_static(b"context");
+        let message = Message {
+            from: 1,
+            to: 2,
+            context: Bytes::from_static(b"context"),
+            ..Message::default()
+        };
         let encoded = encode(&message);
         assert_eq!(decode(&encoded).unwrap(), message);
         let framed = frame(&encoded).unwrap();

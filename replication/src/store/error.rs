@@ -59,6 +59,14 @@ pub enum StoreError {
         /// Whose store it was.
         id: ReplicaId,
     },
+    /// The store thread panicked.
+    #[error("the store {path} failed: {detail}")]
+    Panicked {
+        /// The state directory.
+        path: PathBuf,
+        /// What the panic said.
+        detail: String,
+    },
     /// The store is another replica's.
     #[error("{path} belongs to {found}, not to {expected}")]
     Foreign {

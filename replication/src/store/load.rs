@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use super::files::{self, Durability, with_path};
 use super::identity;
 use super::tip::{Tip, TipFile};
 use super::{CACHE_BYTES, LOG_DIRECTORY, SEGMENT_BYTES, Store, keys};
+use crate::panics::guarded;
 
 pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored), StoreError> {
     let builder = fs::DirBuilder::new()
@@ -54,7 +54,7 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         detail,
     };
     let rows = guarded(|| Rows::read(&db))
-        .map_err(|panic| corrupt(panic))?
+        .map_err(&corrupt)?
         .map_err(|error| match error {
             ReadError::Database(source) => database_error(state_dir, id, "read", source),
             ReadError::Row(detail) => corrupt(detail),
@@ -125,6 +125,7 @@ fn open_database(
         .segment_size(SEGMENT_BYTES)
         // The store thread decides when to sync.
         .flush_every_ms(None);
+    // sled asserts on some kinds of damage instead of returning an error.
     match guarded(|| config.open()) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(source)) => Err(database_error(state_dir, id, "open", source)),
@@ -134,17 +135,6 @@ fn open_database(
             detail,
         }),
     }
-}
-
-/// sled asserts on some kinds of damage instead of returning an error.
-fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied());
-        text.unwrap_or("reading it failed").to_owned()
-    })
 }
 
 /// Tells damage from obstacles: a store that is only locked or out of space is not lost.

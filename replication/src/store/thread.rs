@@ -14,6 +14,7 @@ use tandem_replication_core::{Write, WriteId};
 
 use super::{Store, StoreError};
 use crate::measure::StoreMeter;
+use crate::panics::guarded;
 
 /// Writes waiting for the store thread. The replica keeps far fewer in flight; at the bound the caller is told.
 const WRITE_QUEUE: usize = 64;
@@ -45,7 +46,10 @@ impl StoreThread {
         let thread = Builder::new()
             .name("tandem-store".to_owned())
             .spawn(move || {
-                if let Err(error) = run(store, &writes, &meter, &confirm) {
+                let path = store.state_dir.clone();
+                let ended = guarded(|| run(store, &writes, &meter, &confirm))
+                    .unwrap_or_else(|detail| Err(StoreError::Panicked { path, detail }));
+                if let Err(error) = ended {
                     tracing::error!(%error, "the store failed");
                     confirm.failed(error);
                 }
@@ -64,7 +68,7 @@ impl StoreThread {
     /// Executes what is queued, syncs, and ends the thread.
     pub(crate) fn stop(self) {
         drop(self.queue);
-        // A panic there has been reported by the panic hook.
+        // It ends by itself, and has reported why.
         let _ = self.thread.join();
     }
 }

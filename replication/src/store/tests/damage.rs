@@ -37,8 +37,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Without the tip file most of these open, shorter than what was acknowledged: sled cuts its log at the first
-/// record it cannot read.
+/// Each either does no harm or is an error: never a different state.
 #[test]
 fn overwritten_bytes_are_found_wherever_they_matter() {
     let directory = tempfile::tempdir().unwrap();
@@ -81,6 +80,7 @@ fn used_length(store: &Path, length: u64) -> u64 {
         .map_or(length, |last| last as u64)
 }
 
+/// sled cuts its log at the first record it cannot read. Without the check against the tip file this opens.
 #[test]
 fn a_shortened_log_is_an_error_that_says_how_to_rejoin() {
     let directory = tempfile::tempdir().unwrap();
