@@ -42,9 +42,12 @@ step docs cargo doc --workspace --no-deps --locked -q
 step release cargo build --release --locked -q -p tandem -p tandem-chaos
 export TANDEM_BINARY=$PWD/target/release/tandem
 step tests cargo test --workspace --locked -q
+# What must hold on any machine: calls, records, one owner. How short the gap is, is `make drill`'s matter: a
+# shared machine that stalls for a moment is no finding here.
 for fabric in ec2 lan; do
     for fault in kill-host kill-worker partition; do
-        step "drill-$fault-$fabric" target/release/tandem-chaos drill "$fault" --fabric "$fabric" --calls 20
+        step "drill-$fault-$fabric" target/release/tandem-chaos drill "$fault" --fabric "$fabric" --calls 20 \
+            --gap-limit-ms 5000
     done
 done
 

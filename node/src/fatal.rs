@@ -2,6 +2,8 @@
 //!
 //! The worker then leaves in order, and the guard starts a fresh one from what is durable.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use tokio::sync::watch;
 use tracing::error;
 
@@ -17,6 +19,14 @@ impl Fatal {
     pub(crate) fn channel() -> (Fatal, Failed) {
         let (sender, receiver) = watch::channel(None);
         (Fatal(sender), Failed(receiver))
+    }
+
+    /// Runs what must not end by a panic: half a node would keep the leadership and serve nobody.
+    pub(crate) fn guarded(&self, what: &str, run: impl FnOnce()) {
+        // What it touched is not used again: the worker leaves.
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            self.raise(&format!("{what} panicked"));
+        }
     }
 
     /// The first reason counts; it names what failed.
@@ -37,5 +47,19 @@ impl Failed {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_the_worker_and_the_first_reason_counts() {
+        let (fatal, mut failed) = Fatal::channel();
+        fatal.guarded("the engine", || panic!("on purpose"));
+        fatal.raise("something later");
+        assert_eq!(failed.raised().await, "the engine panicked");
     }
 }

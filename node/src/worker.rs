@@ -178,11 +178,11 @@ impl Node {
             healer: address.healer(),
             cdrs: CdrFile::open(&border.cdr_path)?,
             view,
-            fatal,
+            fatal: fatal.clone(),
         });
         let engine = thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || engine.run())
+            .spawn(move || fatal.guarded("the engine", || engine.run()))
             .context("starting the engine")?;
         Ok(Node {
             engine,
@@ -205,9 +205,8 @@ impl Node {
     /// The gate closes first, then the address leaves; what is committed stays with the peer.
     fn stop(self, sender: &Sender, runtime: &Runtime) {
         sender.push(Input::Stop);
-        if self.engine.join().is_err() {
-            tracing::error!("the engine had panicked");
-        }
+        // A panic in it was what ended the worker, and has been reported.
+        let _ = self.engine.join();
         if runtime.block_on(self.address.finished()).is_err() {
             tracing::error!("the address driver had panicked");
         }

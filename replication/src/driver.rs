@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tandem_replication_core::{
-    Command, MessageClass, ProposalId, Replica, ReplicaId, Role, Slot, Status as CoreStatus,
+    Command, MessageClass, ProposalId, Replica, ReplicaId, Role, Slot, Status as CoreStatus, Table,
 };
 use tokio::runtime::Handle;
 
@@ -89,9 +89,11 @@ pub(crate) struct Local {
 
 impl<Sink: FnMut(Event)> Driver<Sink> {
     /// Runs until told to stop, then stops the link and the store thread.
-    pub(crate) fn run(mut self) {
-        let index = self.replica.status().applied;
-        let table = self.replica.table().clone();
+    ///
+    /// `stored` is what the store held. The replica's own table may already be ahead of it: what it applied when
+    /// it was built comes out as commands.
+    pub(crate) fn run(mut self, stored: (u64, Table)) {
+        let (index, table) = stored;
         (self.sink)(Event::Restored { index, table });
         let end = guarded(|| self.turns()).unwrap_or_else(End::Failed);
         self.wind_up(end);
@@ -239,6 +241,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
                     }
                 }
                 Command::Restored { index } => {
+                    debug_assert_eq!(self.replica.status().applied, index, "nothing follows yet");
                     tracing::info!(index, "a snapshot replaced the table");
                     let table = self.replica.table().clone();
                     (self.sink)(Event::Restored { index, table });

@@ -12,7 +12,7 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Read the table afresh. The first event of all, with what the store held; later when a snapshot replaced
-    /// the table.
+    /// the table. Entries above `index` follow, also those that were announced before a restart.
     Restored {
         /// The last log index the table includes.
         index: u64,

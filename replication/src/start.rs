@@ -69,6 +69,7 @@ pub fn start(
         rows = restored.table.len(),
         "store opened"
     );
+    let stored = (restored.applied, restored.table.clone());
     let config = Config {
         id,
         voters,
@@ -108,7 +109,7 @@ pub fn start(
     };
     let thread = match Builder::new()
         .name("tandem-raft".to_owned())
-        .spawn(move || driver.run())
+        .spawn(move || driver.run(stored))
     {
         Ok(thread) => thread,
         Err(error) => {

@@ -21,6 +21,10 @@ pub(super) fn text(observed: &Observed) -> Result<String, fmt::Error> {
     if let Some(node) = &observed.node {
         samples.extend(node.datapath.stats().samples);
     }
+    render(samples)
+}
+
+fn render(samples: Vec<Sample>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot(samples)));
     let mut text = String::new();
@@ -147,6 +151,35 @@ fn help(name: &str) -> &'static str {
         "tandem_events" => "Events by name since the worker started",
         _ if name.starts_with("tandem_media") => "Media relay",
         _ if name.starts_with("tandem_peer") => "Another replica as this one sees it",
-        _ => "See docs/operations.md",
+        _ if name.starts_with("tandem_raft") => "Raft",
+        _ if name.starts_with("tandem_cdrs") => "Call detail records",
+        _ => "Failover",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn samples_of_one_name_are_one_family_with_a_type() {
+        let text = render(vec![
+            gauge("tandem_peer_connected", &[("peer", "b")], 1),
+            counter("tandem_events_total", &[("event", "sent")], 7),
+            gauge("tandem_peer_connected", &[("peer", "witness")], 0),
+        ])
+        .unwrap();
+        assert_eq!(
+            text,
+            "# HELP tandem_events Events by name since the worker started.\n\
+             # TYPE tandem_events counter\n\
+             tandem_events_total{event=\"sent\"} 7\n\
+             # HELP tandem_peer_connected Another replica as this one sees it.\n\
+             # TYPE tandem_peer_connected gauge\n\
+             tandem_peer_connected{peer=\"b\"} 1\n\
+             tandem_peer_connected{peer=\"witness\"} 0\n\
+             # EOF\n"
+        );
     }
 }

@@ -19,10 +19,10 @@ mod tls;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use quinn::{Endpoint, TokioRuntime};
+use quinn::{AsyncUdpSocket, Endpoint, Runtime as _, TokioRuntime};
 use tandem_replication_core::eraftpb::Message;
 use tandem_replication_core::{MessageClass, ReplicaId, Slot};
 use tokio::runtime::Handle;
@@ -39,7 +39,7 @@ use tls::QuicConfig;
 use crate::mailbox::Mailbox;
 use crate::pki::Credentials;
 
-/// How long a shutdown waits for peers to learn of it.
+/// How long a shutdown waits for peers to learn of it, and again for quinn to let go of the socket.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Why the link did not start.
@@ -71,6 +71,8 @@ pub(crate) struct Link {
 struct Running {
     endpoint: Endpoint,
     tasks: Vec<JoinHandle<()>>,
+    /// quinn's; gone once the address is free.
+    socket: Weak<dyn AsyncUdpSocket>,
 }
 
 /// Where a node listens and whom it talks to.
@@ -100,8 +102,12 @@ impl Link {
         };
         let socket = UdpSocket::bind(settings.listen).map_err(bound)?;
         let _entered = runtime.enter();
+        let socket = TokioRuntime.wrap_udp_socket(socket).map_err(bound)?;
+        let open_socket = Arc::downgrade(&socket);
+        let runtime_of_quinn = Arc::new(TokioRuntime);
         let mut endpoint =
-            Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime)).map_err(bound)?;
+            Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime_of_quinn)
+                .map_err(bound)?;
         endpoint.set_default_client_config(client);
 
         let counters = Arc::new(Counters::default());
@@ -119,7 +125,11 @@ impl Link {
             tasks.push(runtime.spawn(dialer.run()));
             peers.insert(*slot, outgoing);
         }
-        let running = Mutex::new(Some(Running { endpoint, tasks }));
+        let running = Mutex::new(Some(Running {
+            endpoint,
+            tasks,
+            socket: open_socket,
+        }));
         Ok(Link {
             peers,
             counters,
@@ -154,7 +164,12 @@ impl Link {
             .lock()
             .expect("no holder of this lock panics")
             .take();
-        let Some(Running { endpoint, tasks }) = running else {
+        let Some(Running {
+            endpoint,
+            tasks,
+            socket,
+        }) = running
+        else {
             return;
         };
         endpoint.close(0u32.into(), b"shutting down");
@@ -166,9 +181,15 @@ impl Link {
             // The close frames leave from the endpoint's own task; without an answer they are repeated.
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
             drop(endpoint);
+            let released = async {
+                while socket.strong_count() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, released).await;
             let _ = done.send(());
         });
         // A runtime that is itself going down drops the task, which ends the wait.
-        let _ = closed.recv_timeout(CLOSE_TIMEOUT * 2);
+        let _ = closed.recv_timeout(CLOSE_TIMEOUT * 3);
     }
 }

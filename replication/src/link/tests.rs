@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tandem_replication_core::eraftpb::Message;
 use tandem_replication_core::{MessageClass, ReplicaId, Slot};
 use tokio::runtime::Runtime;
 
-use super::{Link, LinkError, LinkSettings};
+use super::{Link, LinkSettings};
 use crate::mailbox::{Mail, Mailbox, Report};
 use crate::pki::{Credentials, KeyPaths, create_pair};
 
@@ -63,16 +63,9 @@ impl Fixture {
             peers: BTreeMap::from([peer]),
         };
         let mailbox = Arc::new(Mailbox::default());
-        let begun = Instant::now();
-        loop {
-            let credentials = load(&keys, certificate);
-            match Link::start(&settings, credentials, &mailbox, self.runtime.handle()) {
-                Ok(link) => return Node { link, mailbox },
-                // A former holder's socket is closed by a task of its runtime.
-                Err(LinkError::Bind { .. }) if begun.elapsed() < PATIENCE => thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-        }
+        let credentials = load(&keys, certificate);
+        let link = Link::start(&settings, credentials, &mailbox, self.runtime.handle()).unwrap();
+        Node { link, mailbox }
     }
 
     fn stop(&self, node: &Node) {
@@ -84,11 +77,13 @@ fn load(keys: &Path, slot: Slot) -> Credentials {
     Credentials::load(&KeyPaths::in_directory(keys), slot).unwrap()
 }
 
+/// An address no other test is given, not even while nobody is bound to it.
 fn free_address() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let [high, low] = GIVEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    // Tests of other processes are told apart by the port.
+    let port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    SocketAddr::from(([127, 64, high, low], port))
 }
 
 fn message(from: Slot, to: Slot, bytes: usize) -> Message {

@@ -2,8 +2,9 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -213,12 +214,16 @@ pub(crate) fn keys_in(directory: &Path, slot: Slot) -> KeyPaths {
     KeyPaths::in_directory(&directory.join(slot.to_string()))
 }
 
-/// Ports the system has just given out and taken back.
+/// Addresses no other test is given, not even while their nodes are down.
 pub(crate) fn free_addresses() -> BTreeMap<Slot, SocketAddr> {
-    let sockets = SLOTS.map(|slot| (slot, UdpSocket::bind("127.0.0.1:0").unwrap()));
-    sockets
-        .iter()
-        .map(|(slot, socket)| (*slot, socket.local_addr().unwrap()))
+    static GIVEN: AtomicU8 = AtomicU8::new(0);
+    let pair = GIVEN.fetch_add(1, Ordering::Relaxed);
+    // Tests of other processes are told apart by the port.
+    let port = 30_000 + u16::try_from(std::process::id() % 2_000).unwrap();
+    SLOTS
+        .into_iter()
+        .zip(1..)
+        .map(|(slot, node)| (slot, SocketAddr::from(([127, 65, pair, node], port))))
         .collect()
 }
 
