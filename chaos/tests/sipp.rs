@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -278,9 +277,4 @@ fn statistics(path: &Path) -> anyhow::Result<BTreeMap<String, i64>> {
         .zip(last.split(';'))
         .filter_map(number)
         .collect())
-}
-
-fn say(line: &str) {
-    // Nobody may be reading; the exit status remains.
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
