@@ -22,7 +22,7 @@ const SCENARIOS: [Scenario; 3] = [
     Scenario {
         name: "standby_away",
         programs: &[],
-        run: |directory| Box::pin(host_away(directory, |owner| other(owner))),
+        run: |directory| Box::pin(host_away(directory, other)),
     },
     Scenario {
         name: "witness_away",
