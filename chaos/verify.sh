@@ -41,7 +41,7 @@ step docs cargo doc --workspace --no-deps --locked -q
 # The drills and the tests with real peers run the program as it ships.
 step release cargo build --release --locked -q -p tandem -p tandem-chaos
 export TANDEM_BINARY=$PWD/target/release/tandem
-step tests cargo test --workspace --locked -q
+step tests cargo test --workspace --locked -q --no-fail-fast
 # What must hold on any machine: calls, records, one owner. How short the gap is, is `make drill`'s matter: a
 # shared machine that stalls for a moment is no finding here.
 for fabric in ec2 lan; do

@@ -153,6 +153,12 @@ impl Observed {
         if self.node.as_ref().is_some_and(Node::stale) {
             reasons.push("the engine is stuck".to_owned());
         }
+        if self.node.is_some() && replication.role == "leader" && !view.serving {
+            reasons.push(
+                "this node leads but may not serve: it has no lease, or its claim is not committed"
+                    .to_owned(),
+            );
+        }
         if replication.leader.is_none() {
             reasons.push("there is no leader".to_owned());
         }

@@ -172,10 +172,10 @@ mod tests {
         .unwrap();
         assert_eq!(
             text,
-            "# HELP tandem_events Events by name since the worker started.\n\
+            "# HELP tandem_events Events by name since the worker started\n\
              # TYPE tandem_events counter\n\
              tandem_events_total{event=\"sent\"} 7\n\
-             # HELP tandem_peer_connected Another replica as this one sees it.\n\
+             # HELP tandem_peer_connected Another replica as this one sees it\n\
              # TYPE tandem_peer_connected gauge\n\
              tandem_peer_connected{peer=\"b\"} 1\n\
              tandem_peer_connected{peer=\"witness\"} 0\n\
