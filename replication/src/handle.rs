@@ -139,8 +139,8 @@ impl Replication {
         Status::new(&core, around)
     }
 
-    /// Stops replication and waits until everything queued for the disk is durable: at most some hundred
-    /// milliseconds and a sync. Called from the event sink it does not wait.
+    /// Stops replication and waits until everything queued for the disk is durable and the peers have heard of
+    /// it, for at most some seconds. Called from the event sink it does not wait.
     pub fn shutdown(&self) {
         self.0.stop();
     }

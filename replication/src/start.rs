@@ -89,13 +89,8 @@ pub fn start(
     let link = Link::start(&link_settings, credentials, &mailbox, runtime)?;
     let meter = Arc::new(StoreMeter::default());
     let confirm = ToMailbox(Arc::clone(&mailbox));
-    let store = match StoreThread::start(store, Arc::clone(&meter), confirm) {
-        Ok(store) => store,
-        Err(error) => {
-            link.stop(runtime);
-            return Err(error.into());
-        }
-    };
+    let store = StoreThread::start(store, Arc::clone(&meter), confirm)
+        .inspect_err(|_| link.stop(runtime))?;
 
     let shared = Arc::new(Shared::new(replica.status(), meter, link));
     let driver = Driver {
@@ -107,17 +102,14 @@ pub fn start(
         sink,
         local: Local::default(),
     };
-    let thread = match Builder::new()
-        .name("tandem-raft".to_owned())
-        .spawn(move || driver.run(stored))
-    {
-        Ok(thread) => thread,
+    let builder = Builder::new().name("tandem-raft".to_owned());
+    match builder.spawn(move || driver.run(stored)) {
+        Ok(thread) => Ok(Replication::new(mailbox, shared, slots, thread)),
         Err(error) => {
             shared.link.stop(runtime);
-            return Err(error.into());
+            Err(error.into())
         }
-    };
-    Ok(Replication::new(mailbox, shared, slots, thread))
+    }
 }
 
 /// The store thread's way to the Raft thread.
@@ -130,5 +122,84 @@ impl Confirm for ToMailbox {
 
     fn failed(&self, error: StoreError) {
         self.0.report(Report::StoreFailed(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+    use std::sync::mpsc::channel;
+
+    use tandem_replication_core::eraftpb::{ConfState, Entry, HardState};
+    use tandem_replication_core::{ReplicaId, Slot, Write};
+
+    use super::*;
+    use crate::pki::{KeyPaths, create_pair};
+
+    /// What is committed but was not yet in the stored table is announced once, after the table.
+    #[test]
+    fn the_first_event_is_the_stored_table_and_the_rest_follows() {
+        let directory = tempfile::tempdir().unwrap();
+        create_pair(directory.path(), "test").unwrap();
+        let id = ReplicaId::first(Slot::A);
+        let state_dir = directory.path().join("state");
+        let entry = |index| Entry {
+            index,
+            term: 1,
+            ..Entry::default()
+        };
+        let (mut store, _) = Store::open(&state_dir, id).unwrap();
+        store
+            .write(&[Write {
+                id: WriteId(1),
+                snapshot: None,
+                truncate_from: None,
+                entries: vec![entry(1), entry(2), entry(3)],
+                hard_state: Some(HardState {
+                    term: 1,
+                    commit: 3,
+                    ..HardState::default()
+                }),
+                conf_state: Some(ConfState {
+                    voters: crate::pki::SLOTS
+                        .map(|slot| ReplicaId::first(slot).get())
+                        .to_vec(),
+                    ..ConfState::default()
+                }),
+                changes: Vec::new(),
+                applied: Some(1),
+                compact_to: None,
+                must_sync: true,
+            }])
+            .unwrap();
+        drop(store);
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let settings = Settings::new(
+            id,
+            state_dir,
+            ([127, 0, 0, 1], 0).into(),
+            BTreeMap::new(),
+            KeyPaths::in_directory(&directory.path().join("a")),
+        );
+        let (events, received) = channel();
+        let sink = move |event| drop(events.send(event));
+        let replication = start(settings, runtime.handle(), sink).unwrap();
+        let indices: Vec<_> = received
+            .iter()
+            .filter_map(|event| match event {
+                Event::Restored { index, .. } => Some(("restored", index)),
+                Event::Applied { index, .. } => Some(("applied", index)),
+                _ => None,
+            })
+            .take(3)
+            .collect();
+        assert_eq!(indices, [("restored", 1), ("applied", 2), ("applied", 3)]);
+        replication.shutdown();
     }
 }

@@ -6,9 +6,20 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{Pair, SLOTS, put};
-use tandem_replication::Slot;
+use tandem_replication::{Change, Slot, Table};
 
 const PROPOSALS: u64 = 1_000;
+
+/// The table after `put(0..count, bytes)`.
+fn expected(count: u64, bytes: usize) -> Table {
+    let changes = (0..count).flat_map(|number| put(number, bytes));
+    changes
+        .filter_map(|change| match change {
+            Change::Put { key, value } => Some((key, value)),
+            Change::Delete { .. } => None,
+        })
+        .collect()
+}
 
 #[test]
 fn what_one_leader_has_acknowledged_the_next_one_has() {
@@ -16,62 +27,34 @@ fn what_one_leader_has_acknowledged_the_next_one_has() {
     for slot in SLOTS {
         pair.start(slot);
     }
-    let leader = pair.leader();
-
-    let observer = pair.observer(leader);
-    let replication = &pair.nodes.get(&leader).unwrap().replication;
-    let mut latencies = Vec::new();
-    for number in 0..PROPOSALS {
-        let begun = Instant::now();
-        let ticket = replication.propose(put(number, 1024)).unwrap();
-        observer.wait("the proposal is applied", |seen| {
-            assert!(!seen.dropped.contains(&ticket));
-            seen.applied.contains_key(&ticket)
-        });
-        let applied = observer.with(|seen| seen.applied.get(&ticket).unwrap().1);
-        latencies.push(applied - begun);
-    }
+    let mut latencies: Vec<_> = (0..PROPOSALS)
+        .map(|number| pair.commit(&put(number, 1024)))
+        .collect();
     print_latencies("propose to applied, one at a time", &mut latencies);
-    let status = replication.status();
-    assert_eq!(status.role, "leader");
-    assert!(status.store.sync.count > 0 && status.commit_latency.count >= PROPOSALS);
-    eprintln!("sync {:?}", status.store.sync);
 
-    let acknowledged = observer.with(|seen| seen.table.clone());
-    assert_eq!(acknowledged.len() as u64, PROPOSALS);
+    let leader = pair.leader();
+    let status = pair.replication(leader).status();
+    assert_eq!(status.role, "leader");
+    assert!(status.store.sync.count > 0 && status.commit_latency.count > 0);
+    eprintln!("sync {:?}", status.store.sync);
+    let acknowledged = expected(PROPOSALS, 1024);
+    assert!(pair.replication(leader).table().unwrap() == acknowledged);
+
     pair.stop(leader);
     let stopped = Instant::now();
     let successor = pair.leader();
     eprintln!("takeover after a clean stop: {:?}", stopped.elapsed());
     assert_ne!(successor, leader);
-    assert_eq!(
-        pair.observer(successor).with(|seen| seen.table.clone()),
-        acknowledged
-    );
-    let table = pair
-        .nodes
-        .get(&successor)
-        .unwrap()
-        .replication
-        .table()
-        .unwrap();
-    assert_eq!(table, acknowledged);
+    assert!(pair.replication(successor).table().unwrap() == acknowledged);
+    pair.observer(successor)
+        .with(|seen| assert!(seen.table == acknowledged));
 
     // The former leader comes back from its own disk and follows.
     pair.start(leader);
-    let ticket = pair
-        .nodes
-        .get(&successor)
-        .unwrap()
-        .replication
-        .propose(put(PROPOSALS, 8))
-        .unwrap();
-    pair.observer(successor)
-        .wait("applied", |seen| seen.applied.contains_key(&ticket));
+    pair.commit(&put(PROPOSALS, 1024));
+    let complete = expected(PROPOSALS + 1, 1024);
     pair.observer(leader)
-        .wait("the follower has everything", |seen| {
-            seen.table.len() as u64 == PROPOSALS + 1
-        });
+        .wait("the follower has everything", |seen| seen.table == complete);
 }
 
 #[test]
@@ -82,7 +65,7 @@ fn a_burst_of_proposals_commits_in_order() {
     }
     let leader = pair.leader();
     let observer = pair.observer(leader);
-    let replication = &pair.nodes.get(&leader).unwrap().replication;
+    let replication = pair.replication(leader);
     let begun = Instant::now();
     let proposed: Vec<_> = (0..PROPOSALS)
         .map(|number| {
@@ -92,26 +75,25 @@ fn a_burst_of_proposals_commits_in_order() {
             )
         })
         .collect();
-    let (last, _) = proposed.last().copied().unwrap();
-    observer.wait("the last is applied", |seen| {
-        seen.applied.contains_key(&last)
+    observer.wait("all are settled", |seen| {
+        seen.applied.len() + seen.dropped.len() == proposed.len()
     });
     let total = begun.elapsed();
-    let (indices, mut latencies): (Vec<_>, Vec<_>) = observer.with(|seen| {
-        proposed
+    observer.with(|seen| {
+        let indices: Vec<_> = seen.applied.values().map(|(index, _)| *index).collect();
+        assert!(
+            indices.is_sorted(),
+            "tickets are applied in the order they were given out"
+        );
+        let mut latencies: Vec<_> = proposed
             .iter()
-            .map(|(ticket, begun)| {
-                let (index, applied) = seen.applied.get(ticket).copied().unwrap();
-                (index, applied - *begun)
-            })
-            .unzip()
+            .filter_map(|(ticket, begun)| Some(seen.applied.get(ticket)?.1 - *begun))
+            .collect();
+        if !latencies.is_empty() {
+            print_latencies("propose to applied, burst", &mut latencies);
+        }
+        eprintln!("{} of {PROPOSALS} in {total:?}", seen.applied.len());
     });
-    assert!(
-        indices.is_sorted(),
-        "tickets are applied in the order they were given out"
-    );
-    print_latencies("propose to applied, burst", &mut latencies);
-    eprintln!("{PROPOSALS} in {total:?}");
 }
 
 #[test]
@@ -122,17 +104,16 @@ fn a_follower_that_was_away_too_long_catches_up_by_a_snapshot() {
     for slot in SLOTS {
         pair.start(slot);
     }
-    let leader = pair.leader();
-    let away = if leader == Slot::A { Slot::B } else { Slot::A };
+    let away = if pair.leader() == Slot::A {
+        Slot::B
+    } else {
+        Slot::A
+    };
     pair.stop(away);
-
-    let replication = &pair.nodes.get(&leader).unwrap().replication;
     for number in 0..PROPOSALS {
-        let ticket = replication.propose(put(number, 4096)).unwrap();
-        pair.observer(leader)
-            .wait("applied", |seen| seen.applied.contains_key(&ticket));
+        pair.commit(&put(number, 4096));
     }
-    let status = replication.status();
+    let status = pair.replication(pair.leader()).status();
     assert!(
         status.counters.compactions > 0,
         "the log no longer reaches back: {status:?}"
@@ -140,8 +121,9 @@ fn a_follower_that_was_away_too_long_catches_up_by_a_snapshot() {
 
     pair.start(away);
     let begun = Instant::now();
+    let all = expected(PROPOSALS, 4096);
     pair.observer(away)
-        .wait("all rows", |seen| seen.table.len() as u64 == PROPOSALS);
+        .wait("all rows", |seen| seen.table == all);
     eprintln!("caught up in {:?}", begun.elapsed());
     pair.observer(away)
         .with(|seen| assert!(seen.restored >= 2, "by a snapshot"));
@@ -153,16 +135,14 @@ fn a_follower_that_was_away_too_long_catches_up_by_a_snapshot() {
     assert!(sent >= 1);
 
     // And it goes on from there, over a restart too.
-    let replication = &pair.nodes.get(&leader).unwrap().replication;
-    let ticket = replication.propose(put(PROPOSALS, 8)).unwrap();
-    pair.observer(leader)
-        .wait("applied", |seen| seen.applied.contains_key(&ticket));
-    let complete = |seen: &support::Seen| seen.table.len() as u64 == PROPOSALS + 1;
-    pair.observer(away).wait("the next entry", complete);
+    pair.commit(&put(PROPOSALS, 4096));
+    let all = expected(PROPOSALS + 1, 4096);
+    pair.observer(away)
+        .wait("the next entry", |seen| seen.table == all);
     pair.stop(away);
     pair.start(away);
     pair.observer(away)
-        .wait("everything after a restart", complete);
+        .wait("everything after a restart", |seen| seen.table == all);
 }
 
 #[test]
@@ -171,21 +151,17 @@ fn leadership_is_handed_on_without_losing_anything() {
     for slot in SLOTS {
         pair.start(slot);
     }
+    pair.commit(&put(0, 8));
     let leader = pair.leader();
     let other = if leader == Slot::A { Slot::B } else { Slot::A };
-    let replication = &pair.nodes.get(&leader).unwrap().replication;
-    let ticket = replication.propose(put(1, 8)).unwrap();
-    pair.observer(leader)
-        .wait("applied", |seen| seen.applied.contains_key(&ticket));
     let begun = Instant::now();
-    replication.transfer(other).unwrap();
+    pair.replication(leader).transfer(other).unwrap();
     pair.observer(other)
         .wait("the other leads", |seen| seen.leading);
     eprintln!("handed on in {:?}", begun.elapsed());
     pair.observer(leader)
         .wait("the first does not", |seen| !seen.leading);
-    assert_eq!(pair.observer(other).with(|seen| seen.table.len()), 1);
-    assert!(replication.propose(put(2, 8)).is_err());
+    assert!(pair.replication(other).table().unwrap() == expected(1, 8));
 }
 
 fn print_latencies(what: &str, latencies: &mut [Duration]) {

@@ -70,6 +70,6 @@ counters! {
     dial_failures,
     /// Incoming connections accepted.
     accepted,
-    /// Incoming connections refused: no certificate of the pair, or not one of a peer's slot.
+    /// Incoming connections refused: no certificate of the pair, not one of a peer's slot, or too many at once.
     refused,
 }

@@ -11,11 +11,16 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tandem_replication_core::eraftpb::Message;
 use tandem_replication_core::{ReplicaId, Slot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::counters::Counters;
 use super::frame::{self, FrameError, StreamKind};
 use crate::mailbox::{Mailbox, Received};
 use crate::pki::slot_of;
+
+/// Handshakes in progress; attempts beyond are ignored and counted, and come again. A pair needs two. Also bounds
+/// the attempts quinn keeps until they are looked at.
+pub(super) const HANDSHAKES: usize = 32;
 
 const REFUSED: VarInt = VarInt::from_u32(1);
 const REPLACED: VarInt = VarInt::from_u32(2);
@@ -42,13 +47,25 @@ impl Acceptor {
 
     pub(super) async fn run(self, endpoint: Endpoint) {
         let acceptor = Arc::new(self);
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         while let Some(incoming) = endpoint.accept().await {
+            // RFC 9000 section 8.1.2: whoever does not receive at its address gets no state here.
+            if !incoming.remote_address_validated() && incoming.may_retry() {
+                // It may retry, so this cannot fail.
+                let _ = incoming.retry();
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+                acceptor.counters.refused.add();
+                incoming.ignore();
+                continue;
+            };
             let acceptor = Arc::clone(&acceptor);
-            tokio::spawn(async move { acceptor.accept(incoming).await });
+            tokio::spawn(async move { acceptor.accept(incoming, permit).await });
         }
     }
 
-    async fn accept(&self, incoming: Incoming) {
+    async fn accept(&self, incoming: Incoming, handshake: OwnedSemaphorePermit) {
         let address = incoming.remote_address();
         // rustls has verified the certificate by the pair's CA when this succeeds.
         let connection = match incoming.await {
@@ -65,6 +82,7 @@ impl Acceptor {
             connection.close(REFUSED, b"certificate names no peer");
             return;
         };
+        drop(handshake);
         self.counters.accepted.add();
         tracing::debug!(%peer, %address, "peer connected");
         self.replace(peer, connection.clone());

@@ -40,7 +40,7 @@ use crate::mailbox::Mailbox;
 use crate::pki::Credentials;
 
 /// How long a shutdown waits for peers to learn of it, and again for quinn to let go of the socket.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the link did not start.
 #[derive(Debug, thiserror::Error)]

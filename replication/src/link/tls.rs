@@ -15,6 +15,7 @@ use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
 
 use super::frame::{SNAPSHOT_STREAMS, STREAM_FRAME_LIMIT};
+use super::incoming::HANDSHAKES;
 use crate::pki::Credentials;
 
 /// Version of everything spoken over the link. Peers that do not share it refuse each other.
@@ -37,8 +38,6 @@ const DATAGRAM_BUFFER: usize = 256 << 10;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 /// Length of a connection id.
 const ID_BYTES: usize = 8;
-/// Handshakes in progress; attempts beyond are dropped. A pair needs two.
-const HANDSHAKES: usize = 32;
 
 /// Why the keys do not make a TLS configuration.
 #[derive(Debug, thiserror::Error)]

@@ -189,6 +189,31 @@ impl Pair {
         }
     }
 
+    /// Proposes to whoever leads until it is applied there; returns how long the last attempt took. A busy
+    /// machine may cost a leader its term, which is no failure of what is tested.
+    pub(crate) fn commit(&self, changes: &[Change]) -> Duration {
+        loop {
+            let leader = self.nodes.get(&self.leader()).unwrap();
+            let begun = Instant::now();
+            let Ok(ticket) = leader.replication.propose(changes.to_vec()) else {
+                continue;
+            };
+            leader.observer.wait("applied or dropped", |seen| {
+                seen.applied.contains_key(&ticket) || seen.dropped.contains(&ticket)
+            });
+            let applied = leader
+                .observer
+                .with(|seen| seen.applied.get(&ticket).copied());
+            if let Some((_, applied)) = applied {
+                return applied - begun;
+            }
+        }
+    }
+
+    pub(crate) fn replication(&self, slot: Slot) -> &Replication {
+        &self.nodes.get(&slot).unwrap().replication
+    }
+
     pub(crate) fn statuses(&self) -> Vec<tandem_replication::Status> {
         self.nodes
             .values()
