@@ -108,6 +108,14 @@ fn victim() {
     let mut random = StdRng::seed_from_u64(seed);
     let (mut store, restored) = Store::open(Path::new(&directory), ID).unwrap();
     let mut last = last(&restored);
+    if last.index > restored.applied {
+        // The kill came between an uncommitted tail and what replaces it. Nothing of the tail was applied, so
+        // it goes before anything is appended.
+        let mut cut = write();
+        cut.truncate_from = Some(restored.applied + 1);
+        store.write(&[cut]).unwrap();
+        last.index = restored.applied;
+    }
     let mut term = restored.hard_state.term.max(1) + 1;
     let mut compacted = restored.compacted.index;
     loop {
