@@ -12,7 +12,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tandem_replication_core::Position;
 
 use super::super::Store;
-use super::model::{ID, append, check, last, snapshot, write};
+use super::model::{ID, append, check, hard_state, last, snapshot, write};
 
 const VICTIM: &str = "TANDEM_STORE_VICTIM";
 const ROUNDS: u64 = 30;
@@ -123,12 +123,13 @@ fn victim() {
         for _ in 0..random.random_range(1..4) {
             let to = last.index + random.random_range(1..6);
             let mut next = append(last.index + 1, to, term);
-            match random.random_range(0..40) {
+            match random.random_range(0..16) {
                 0 => {
                     // A snapshot from far ahead.
                     let index = to + 100;
                     next = write();
                     next.snapshot = Some(snapshot(index, term));
+                    next.hard_state = Some(hard_state(term, 1, index));
                     last = Position { index, term };
                     compacted = index;
                 }
