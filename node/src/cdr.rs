@@ -21,6 +21,7 @@ use anyhow::{Context, anyhow, ensure};
 use bytes::Bytes;
 use prost::Message;
 use serde::{Deserialize, Serialize};
+use tandem_engine::CdrId;
 use tandem_sip::cdr::CdrRecord;
 use tracing::{error, info, warn};
 
@@ -35,32 +36,6 @@ const TAIL: u64 = 1 << 20;
 /// How each of our lines starts.
 const LINE_START: &[u8] = b"{\"id\":\"";
 const NOT_OURS: &str = "the last line is not a call detail record";
-
-/// Unique for ever, and ordered as the log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct CdrId {
-    pub(crate) epoch: u64,
-    pub(crate) sequence: u64,
-}
-
-impl std::fmt::Display for CdrId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.sequence)
-    }
-}
-
-impl std::str::FromStr for CdrId {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<CdrId, ()> {
-        let (epoch, sequence) = text.split_once('-').ok_or(())?;
-        let number = |text: &str| text.parse().map_err(|_| ());
-        Ok(CdrId {
-            epoch: number(epoch)?,
-            sequence: number(sequence)?,
-        })
-    }
-}
 
 /// Handle to the writer thread; stops it when dropped.
 #[derive(Debug)]
@@ -301,7 +276,7 @@ fn id_of(line: &[u8]) -> anyhow::Result<CdrId> {
     }
     let Identified { id } = serde_json::from_slice(line).context(NOT_OURS)?;
     id.parse()
-        .map_err(|()| anyhow!("the last line's id {id:?} is not <epoch>-<sequence>"))
+        .map_err(|_| anyhow!("the last line's id {id:?} is not <epoch>-<sequence>"))
 }
 
 /// One line of the file. Times are Unix milliseconds.

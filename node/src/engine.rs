@@ -1,55 +1,37 @@
-//! The engine: the one thread that owns the SIP core and the ownership machine.
+//! The engine's shell: the one thread that owns a [`tandem_engine::Engine`], and everything it commands.
 //!
 //! A message's way, top to bottom:
 //!
 //! ```text
-//! socket ─▶ inbox ─▶ Engine::handle ─▶ Sip (transaction, dialog, B2BUA) ─▶ commands
-//!   Replicate, Cdr ─▶ one log entry a batch ─▶ replication ─▶ Applied ─▶ release the held sends
-//!   Send Now ──────▶ gate ─▶ socket            Send Committed ─▶ held until then ─▶ gate ─▶ socket
-//!   Media ─────────▶ datapath
+//! socket ─▶ inbox ─▶ Shell::handle ─▶ Engine ─▶ its commands, in order
+//!   Propose ─▶ replication ─▶ Applied, back through the inbox
+//!   Send ────▶ gate ─▶ socket
+//!   Media ───▶ datapath        OpenGate ─▶ gate        Desire ─▶ address driver
 //! ```
 //!
 //! Inputs that wait together share one log entry (group commit): under load the entry grows while the
 //! disk syncs, without a timer in the way.
-//!
-//! On a standby the same thread applies committed records into the same table and the same datapath,
-//! so taking over opens the gate and arms timers, nothing else.
-
-mod held;
-mod table;
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use tandem_datapath::{Datapath, Gate, boottime};
+use tandem_engine::{Batch, Command, Committed, Engine, Now, failover_slot};
 use tandem_failover::{Healer, log_transition};
-use tandem_failover_core::{
-    Desired, Epoch, Ownership,
-    ownership::{Command as OwnershipCommand, Input as OwnershipInput, Phase},
-};
-use tandem_replication::{Change, Event, Replication, Role, Slot};
-use tandem_sip::{
-    command::{Command, MediaStream, When},
-    core::Sip,
-    flow::Flow,
-    record::{CallKey, CallRecord},
-    time::Timestamp,
-};
+use tandem_failover_core::{Desired, Epoch, ownership::Phase};
+use tandem_replication::{Change, Event, Replication, Slot, Ticket};
+use tandem_sip::{command::MediaStream, flow::Flow, record::CallKey};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-pub(crate) use self::table::failover_slot;
-use self::{held::Held, table::Key};
 use crate::{
     cdr::CdrFile,
     fatal::Fatal,
     inbox::{Inbox, Input, Received},
-    ports::Pools,
     signalling::RealmSocket,
     status::EngineView,
 };
@@ -63,9 +45,8 @@ const VIEW_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) struct Parts {
     pub(crate) slot: Slot,
     pub(crate) inbox: Inbox,
-    pub(crate) sip: Sip,
+    pub(crate) engine: Engine,
     pub(crate) sockets: Vec<RealmSocket>,
-    pub(crate) pools: Pools,
     pub(crate) datapath: Arc<Datapath>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) replication: Replication,
@@ -76,44 +57,31 @@ pub(crate) struct Parts {
     pub(crate) fatal: Fatal,
 }
 
-pub(crate) struct Engine {
+pub(crate) struct Shell {
     parts: Parts,
-    ownership: Ownership,
-    /// The epoch being served; input from the network is taken only then.
-    serving: Option<Epoch>,
-    held: Held,
+    /// Proposals that replication has accepted; bounded by its own bound.
+    proposed: BTreeMap<Ticket, Batch>,
     counters: Counters,
     published: Duration,
 }
 
-/// What the engine itself counts; the cores count for themselves.
+/// What happened between the engine's commands and the kernel.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counters {
-    /// SIP datagrams that came while this node was not the owner.
-    pub(crate) not_owner: u64,
+struct Counters {
     /// Sends refused because the lease had ended.
-    pub(crate) gate_closed: u64,
+    gate_closed: u64,
     /// Sends the kernel refused.
-    pub(crate) send_errors: u64,
-    pub(crate) sent: u64,
-    /// Log entries proposed.
-    pub(crate) proposals: u64,
-    /// Batches that could not be proposed; the node then stops serving this epoch.
-    pub(crate) proposals_refused: u64,
+    send_errors: u64,
+    sent: u64,
     /// Media plans the datapath refused.
-    pub(crate) media_refused: u64,
-    /// Table entries that could not be decoded.
-    pub(crate) undecodable: u64,
+    media_refused: u64,
 }
 
-impl Engine {
-    pub(crate) fn new(parts: Parts) -> Engine {
-        let ownership = Ownership::new(failover_slot(parts.slot));
-        Engine {
+impl Shell {
+    pub(crate) fn new(parts: Parts) -> Shell {
+        Shell {
             parts,
-            ownership,
-            serving: None,
-            held: Held::default(),
+            proposed: BTreeMap::new(),
             counters: Counters::default(),
             published: Duration::ZERO,
         }
@@ -140,145 +108,125 @@ impl Engine {
                     None
                 };
             }
-            self.handle_timeouts();
-            self.flush();
+            self.parts.engine.handle_timeout(now());
+            self.execute();
+            let cdrs = &self.parts.cdrs;
+            self.parts.engine.flush(|| cdrs.surplus());
+            self.execute();
             self.publish();
         }
     }
 
     fn handle(&mut self, input: Input) {
+        let engine = &mut self.parts.engine;
         match input {
             Input::Datagram {
                 realm,
                 source,
                 bytes,
-            } => {
-                if self.serving.is_none() {
-                    self.counters.not_owner += 1;
-                    return;
-                }
-                let ports = self.parts.pools.at(boottime());
-                self.parts
-                    .sip
-                    .handle_datagram(realm, source, bytes, wall_clock(), ports);
-            }
-            Input::Media(event) => {
-                if self.serving.is_some() {
-                    self.parts
-                        .sip
-                        .handle_media(table::media_event(event), wall_clock());
+            } => engine.handle_datagram(realm, source, bytes, now()),
+            Input::Media(event) => engine.handle_media(tandem_engine::media_event(event), now()),
+            Input::Replication(event) => {
+                if let Some(committed) = self.committed(event) {
+                    self.parts.engine.handle_committed(committed, now());
                 }
             }
-            Input::Replication(event) => self.handle_replication(event),
             Input::Stop => {}
         }
+        self.execute();
     }
 
-    fn handle_replication(&mut self, event: Event) {
-        match event {
+    /// Replication's events in the engine's words; those that are not the engine's end here.
+    fn committed(&mut self, event: Event) -> Option<Committed> {
+        Some(match event {
             Event::Applied {
-                term,
-                ticket,
+                ticket, changes, ..
+            } => Committed::Applied {
+                batch: ticket.and_then(|ticket| self.proposed.remove(&ticket)),
                 changes,
-                ..
-            } => {
-                let own = ticket.is_some() && self.serving.is_some();
-                for change in changes {
-                    self.apply(change, own);
-                }
-                if let Some(ticket) = ticket {
-                    self.release(ticket);
-                }
-                debug!(term, "applied");
-            }
+            },
             Event::Dropped { ticket, reason } => {
                 debug!(?ticket, %reason, "a proposal was dropped");
-                if let Some(epoch) = self.held.dropped(ticket) {
-                    self.own(OwnershipInput::CommitRefused { epoch });
+                Committed::Dropped {
+                    batch: self.proposed.remove(&ticket)?,
                 }
             }
-            Event::Restored { table, .. } => self.restore(table),
-            Event::Role(Role::Leader { term }) => {
-                self.own(OwnershipInput::Leader { epoch: Epoch(term) });
-            }
-            Event::Role(Role::Follower { .. } | Role::Candidate { .. }) => {
-                self.own(OwnershipInput::NotLeader);
-            }
-            Event::Lease { term, until } => {
-                self.own(OwnershipInput::Lease {
-                    epoch: Epoch(term),
-                    until,
-                });
-            }
-            Event::LeaseLost { term } => {
-                self.own(OwnershipInput::LeaseLost { epoch: Epoch(term) });
-            }
+            Event::Restored { table, .. } => Committed::Restored { table },
+            Event::Role(role) => Committed::Role(role),
+            Event::Lease { term, until } => Committed::Lease { term, until },
+            Event::LeaseLost { term } => Committed::LeaseLost { term },
             Event::PeerUp(peer) => {
                 info!(%peer, "connected");
                 // The peer may have believed that the address was its own.
                 self.parts.healer.heal();
+                return None;
             }
-            Event::PeerDown(peer) => warn!(%peer, "not connected"),
+            Event::PeerDown(peer) => {
+                warn!(%peer, "not connected");
+                return None;
+            }
             // The worker takes it before it comes here.
-            Event::StoreFailed(_) => {}
-        }
+            Event::StoreFailed(_) => return None,
+        })
     }
 
-    /// Feeds the ownership machine and carries out what it commands, in order.
-    fn own(&mut self, input: OwnershipInput) {
-        self.ownership.handle_input(input, boottime());
-        self.carry_out();
-    }
-
-    fn carry_out(&mut self) {
-        while let Some(command) = self.ownership.next_command() {
+    /// Carries out what the engine commands, in order.
+    fn execute(&mut self) {
+        while let Some(command) = self.parts.engine.next_command() {
             match command {
-                OwnershipCommand::CommitOwner { epoch } => self.commit_owner(epoch),
-                OwnershipCommand::Activate { epoch } => {
-                    self.parts.pools.reset();
-                    let ports = self.parts.pools.at(boottime());
-                    self.parts.sip.activate(epoch.0, wall_clock(), ports);
-                    self.serving = Some(epoch);
+                Command::Propose { batch, changes } => self.propose(batch, changes),
+                Command::Send { bytes, flow } => self.send(&bytes, flow),
+                Command::Media { key, streams } => self.set_media(key, &streams),
+                Command::OpenGate { until } => {
+                    let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+                    self.parts.gate.open_until(until);
                 }
-                OwnershipCommand::OpenGate { until, .. }
-                | OwnershipCommand::ExtendGate { until, .. } => self.open_gate(until),
-                OwnershipCommand::CloseGate => self.parts.gate.close(),
-                OwnershipCommand::Deactivate => self.deactivate(),
-                OwnershipCommand::Desire(desired) => {
+                Command::CloseGate => self.parts.gate.close(),
+                Command::Desire(desired) => {
                     self.parts.desired.send_replace(desired);
                 }
-                OwnershipCommand::Transition(transition) => {
+                Command::Transition(transition) => {
                     log_transition(&transition, failover_slot(self.parts.slot));
                     self.published = Duration::ZERO;
                 }
+                Command::Transfer { epoch } => self.transfer(epoch),
+                Command::Reread => self.reread(),
+                Command::CdrPut { id, record } => self.parts.cdrs.put(id, record),
+                Command::CdrDelete { id } => self.parts.cdrs.delete(id),
+                Command::CdrReplace { records } => self.parts.cdrs.replace(records),
+                Command::Undecodable { what } => {
+                    error!(what, "a committed table entry cannot be read");
+                }
             }
         }
     }
 
-    fn open_gate(&self, until: Duration) {
-        self.parts
-            .gate
-            .open_until(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    fn commit_owner(&mut self, epoch: Epoch) {
-        let change = table::owner(self.parts.slot, epoch);
-        match self.parts.replication.propose(vec![change]) {
-            Ok(ticket) => self.held.owner_entry(ticket, epoch),
+    fn propose(&mut self, batch: Batch, changes: Vec<Change>) {
+        match self.parts.replication.propose(changes) {
+            Ok(ticket) => {
+                self.proposed.insert(ticket, batch);
+            }
             Err(error) => {
-                warn!(%epoch, %error, "the owner entry was refused");
-                self.own(OwnershipInput::CommitRefused { epoch });
+                warn!(?batch, %error, "a batch could not be proposed");
+                self.parts.engine.handle_refused(batch, now());
             }
         }
     }
 
-    /// What was not committed never happened: the SIP core forgets, and reads the committed table.
-    fn deactivate(&mut self) {
-        self.serving = None;
-        self.held.clear_sends();
-        self.parts.sip.deactivate();
+    fn transfer(&mut self, epoch: Epoch) {
+        let standby = match self.parts.slot {
+            Slot::A => Slot::B,
+            Slot::B | Slot::Witness => Slot::A,
+        };
+        if let Err(error) = self.parts.replication.transfer(standby) {
+            warn!(%standby, %error, "ownership could not be handed over");
+            self.parts.engine.handle_transfer_refused(epoch, now());
+        }
+    }
+
+    fn reread(&mut self) {
         match self.parts.replication.table() {
-            Ok(table) => self.restore(table),
+            Ok(table) => self.parts.engine.handle_restored(table),
             Err(error) => self
                 .parts
                 .fatal
@@ -286,159 +234,7 @@ impl Engine {
         }
     }
 
-    /// Applies one committed change. An own change of the epoch being served is in the SIP core already.
-    fn apply(&mut self, change: Change, own: bool) {
-        let (key, value) = match change {
-            Change::Put { key, value } => (key, Some(value)),
-            Change::Delete { key } => (key, None),
-        };
-        match (Key::parse(&key), value) {
-            (Some(Key::Call(_)), _) if own => {}
-            (Some(Key::Call(key)), value) => self.apply_call(key, value),
-            (Some(Key::Cdr(id)), Some(record)) => self.parts.cdrs.put(id, record),
-            (Some(Key::Cdr(id)), None) => self.parts.cdrs.delete(id),
-            (Some(Key::Owner), Some(owner)) => match table::parse_owner(&owner) {
-                Some((slot, epoch)) => self.own(OwnershipInput::OwnerApplied { slot, epoch }),
-                None => self.undecodable("owner entry"),
-            },
-            (Some(Key::Owner), None) => {}
-            (None, _) => self.undecodable("key"),
-        }
-    }
-
-    fn apply_call(&mut self, key: CallKey, value: Option<Bytes>) {
-        match value
-            .map(|bytes| CallRecord::from_bytes(&bytes))
-            .transpose()
-        {
-            Ok(record) => self.parts.sip.apply(key, record),
-            Err(error) => {
-                self.counters.undecodable += 1;
-                error!(?key, %error, "a committed call record cannot be read");
-            }
-        }
-    }
-
-    fn undecodable(&mut self, what: &str) {
-        self.counters.undecodable += 1;
-        error!(what, "a committed table entry cannot be read");
-    }
-
-    /// A whole table instead of changes: after a snapshot, and after ownership was lost.
-    fn restore(&mut self, table: BTreeMap<Bytes, Bytes>) {
-        let mut cdrs = BTreeMap::new();
-        let mut calls = BTreeMap::new();
-        for (key, value) in table {
-            match Key::parse(&key) {
-                Some(Key::Cdr(id)) => {
-                    cdrs.insert(id, value);
-                }
-                Some(Key::Call(key)) => {
-                    calls.insert(key, value);
-                }
-                Some(Key::Owner) => {}
-                None => self.undecodable("key"),
-            }
-        }
-        self.parts.cdrs.replace(cdrs);
-        let known: Vec<CallKey> = self.parts.sip.records().map(|(key, _)| key).collect();
-        for key in known.into_iter().filter(|key| !calls.contains_key(key)) {
-            self.parts.sip.apply(key, None);
-        }
-        for (key, value) in calls {
-            self.apply_call(key, Some(value));
-        }
-    }
-
-    fn handle_timeouts(&mut self) {
-        let now = boottime();
-        if self
-            .ownership
-            .poll_timeout()
-            .is_some_and(|(due, _)| due <= now)
-        {
-            self.ownership.handle_timeout(now);
-            self.carry_out();
-        }
-        if self.serving.is_some() {
-            let ports = self.parts.pools.at(now);
-            self.parts.sip.handle_timeout(wall_clock(), ports);
-        }
-    }
-
-    /// Carries out the SIP core's commands: immediate sends now, the rest behind one log entry.
-    fn flush(&mut self) {
-        let mut changes = Vec::new();
-        let mut sends = Vec::new();
-        let mut sequence = None;
-        while let Some(command) = self.parts.sip.next_command() {
-            match command {
-                Command::Replicate {
-                    key,
-                    record,
-                    sequence: number,
-                } => {
-                    changes.push(table::call(key, record));
-                    sequence = Some(number);
-                }
-                Command::Cdr(record) => changes.push(table::cdr(&record)),
-                Command::Media { key, streams } => self.set_media(key, &streams),
-                Command::Send {
-                    bytes,
-                    flow,
-                    when: When::Now,
-                } => self.send(&bytes, flow),
-                Command::Send {
-                    bytes,
-                    flow,
-                    when: When::Committed,
-                } => sends.push((bytes, flow)),
-            }
-        }
-        if changes.is_empty() {
-            self.hold_behind_latest(sends);
-            return;
-        }
-        let surplus = self.parts.cdrs.surplus();
-        changes.extend(surplus.into_iter().map(table::cdr_deletion));
-        match self.parts.replication.propose(changes) {
-            Ok(ticket) => {
-                self.counters.proposals += 1;
-                self.held.sends(ticket, sequence, sends);
-            }
-            Err(error) => {
-                // The SIP core is ahead of the log and cannot go back piecemeal: stop serving, reread the
-                // committed table, commit a fresh owner entry. Phones retransmit.
-                self.counters.proposals_refused += 1;
-                warn!(%error, "a batch could not be proposed");
-                if let Some(epoch) = self.serving {
-                    self.own(OwnershipInput::LeaseLost { epoch });
-                }
-            }
-        }
-    }
-
-    /// A send that shows a state which an earlier, uncommitted batch made waits for that batch.
-    fn hold_behind_latest(&mut self, sends: Vec<(Bytes, Flow)>) {
-        if let Some(sends) = self.held.behind_latest(sends) {
-            for (bytes, flow) in sends {
-                self.send(&bytes, flow);
-            }
-        }
-    }
-
-    fn release(&mut self, ticket: tandem_replication::Ticket) {
-        let released = self.held.release(ticket);
-        if let Some(sequence) = released.sequence {
-            self.parts.sip.handle_committed(sequence);
-        }
-        for (bytes, flow) in released.sends {
-            self.send(&bytes, flow);
-        }
-    }
-
-    fn send(&mut self, bytes: &[u8], Flow { realm, remote, .. }: Flow) {
-        let remote: SocketAddr = remote;
+    fn send(&mut self, bytes: &Bytes, Flow { realm, remote, .. }: Flow) {
         if !self.parts.gate.is_open() {
             self.counters.gate_closed += 1;
             return;
@@ -457,24 +253,16 @@ impl Engine {
     }
 
     fn set_media(&mut self, key: CallKey, streams: &[MediaStream]) {
-        let plans = table::plans(streams);
-        if let Err(error) = self.parts.datapath.set(table::session(key), plans) {
+        let plans = tandem_engine::plans(streams);
+        if let Err(error) = self.parts.datapath.set(tandem_engine::session(key), plans) {
             self.counters.media_refused += 1;
             error!(?key, %error, "media could not be set up");
         }
     }
 
     fn sleep(&self) -> Duration {
-        let mut sleep = VIEW_INTERVAL;
-        if let Some((due, _)) = self.ownership.poll_timeout() {
-            sleep = sleep.min(due.saturating_sub(boottime()));
-        }
-        if self.serving.is_some()
-            && let Some((due, _)) = self.parts.sip.poll_timeout()
-        {
-            sleep = sleep.min(wall_clock().until(due));
-        }
-        sleep
+        let due = self.parts.engine.poll_timeout(now());
+        due.map_or(VIEW_INTERVAL, |due| due.min(VIEW_INTERVAL))
     }
 
     fn publish(&mut self) {
@@ -483,12 +271,13 @@ impl Engine {
             return;
         }
         self.published = now;
-        let ownership = self.ownership.status();
+        let engine = &self.parts.engine;
+        let ownership = engine.ownership();
         let view = EngineView {
             serving: ownership.phase == Phase::Serving,
             epoch: ownership.epoch.0,
-            calls: self.parts.sip.calls(),
-            held: self.held.len(),
+            calls: engine.sip().calls(),
+            held: engine.held(),
             cdr: self.parts.cdrs.status(),
             counters: self.counter_list(),
             at: now,
@@ -497,20 +286,20 @@ impl Engine {
     }
 
     fn counter_list(&self) -> BTreeMap<String, u64> {
-        let engine = &self.counters;
-        let ownership = self.ownership.counters();
+        let engine = self.parts.engine.counters();
+        let ownership = self.parts.engine.ownership_counters();
         let own = [
             (
                 "datagrams_dropped_queue_full",
                 self.parts.inbox.datagrams_dropped(),
             ),
             ("datagrams_dropped_not_owner", engine.not_owner),
-            ("messages_sent", engine.sent),
-            ("sends_refused_gate_closed", engine.gate_closed),
-            ("send_errors", engine.send_errors),
+            ("messages_sent", self.counters.sent),
+            ("sends_refused_gate_closed", self.counters.gate_closed),
+            ("send_errors", self.counters.send_errors),
             ("proposals", engine.proposals),
             ("proposals_refused", engine.proposals_refused),
-            ("media_refused", engine.media_refused),
+            ("media_refused", self.counters.media_refused),
             ("table_undecodable", engine.undecodable),
             ("owner_stale_epoch", ownership.stale_epoch),
             ("owner_activations", ownership.activations),
@@ -518,7 +307,8 @@ impl Engine {
         ];
         let sip = self
             .parts
-            .sip
+            .engine
+            .sip()
             .counters()
             .entries()
             .map(|(name, value)| (format!("sip_{name}"), value));
@@ -536,9 +326,9 @@ impl Engine {
     }
 }
 
-fn wall_clock() -> Timestamp {
-    let since = SystemTime::now()
+fn now() -> Now {
+    let wall = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    Timestamp(tandem_sip::time::millis(since))
+    Now::new(boottime(), wall)
 }

@@ -10,7 +10,6 @@ mod engine;
 mod fatal;
 mod guard;
 mod inbox;
-mod ports;
 mod preflight;
 mod signalling;
 mod status;

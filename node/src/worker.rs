@@ -5,11 +5,12 @@
 //! the engine; then the admin server. SIGTERM stops the engine (gate closed, address released) before
 //! replication leaves.
 
-use std::{fs, sync::Arc, thread};
+use std::{fs, ops::RangeInclusive, sync::Arc, thread};
 
 use anyhow::{Context, anyhow};
 use nix::sys::signal::Signal;
 use tandem_datapath::{Datapath, Gate, MediaRealm};
+use tandem_engine::{Engine, failover_slot};
 use tandem_failover::{AddressTask, L2Mover, Mover};
 use tandem_failover_core::Desired;
 use tandem_failover_ec2::{Ec2Mover, Ec2Settings};
@@ -17,7 +18,6 @@ use tandem_media::RealmNumber;
 use tandem_replication::{Event, KeyPaths, ReplicaId, Replication, Settings, stored_identity};
 use tandem_sip::{
     config::{CallTimers, Limits, SipConfig},
-    core::Sip,
     flow::RealmId,
     transaction::TimerConfig,
 };
@@ -32,10 +32,9 @@ use crate::{
     admin::{self, Observed},
     cdr::CdrFile,
     config::{self, Border, Config},
-    engine::{Engine, Parts, failover_slot},
+    engine::{Parts, Shell},
     fatal::Fatal,
     inbox::{self, Inbox, Input, Sender},
-    ports::Pools,
     signalling::RealmSocket,
     status::EngineView,
 };
@@ -165,12 +164,17 @@ impl Node {
             seed: rand::random(),
         };
         let address = tandem_failover::spawn(settings, mover, desired_place);
-        let engine = Engine::new(Parts {
+        let engine = Engine::new(tandem_engine::Settings {
+            slot: config.slot,
+            sip: sip_config(border),
+            media_ports: media_ports(border),
+            seed: rand::random(),
+        });
+        let shell = Shell::new(Parts {
             slot: config.slot,
             inbox,
-            sip: Sip::new(sip_config(border), rand::random()),
+            engine,
             sockets,
-            pools: Pools::new(&border.realms),
             datapath: Arc::clone(&datapath),
             gate,
             replication,
@@ -182,7 +186,7 @@ impl Node {
         });
         let engine = thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || fatal.guarded("the engine", || engine.run()))
+            .spawn(move || fatal.guarded("the engine", || shell.run()))
             .context("starting the engine")?;
         Ok(Node {
             engine,
@@ -249,6 +253,11 @@ fn mover(border: &Border) -> anyhow::Result<Arc<dyn Mover>> {
             Ok(Arc::new(Ec2Mover::new(settings)?))
         }
     }
+}
+
+fn media_ports(border: &Border) -> Vec<RangeInclusive<u16>> {
+    let realms = border.realms.iter();
+    realms.map(|realm| realm.media_ports.clone()).collect()
 }
 
 fn sip_config(border: &Border) -> SipConfig {

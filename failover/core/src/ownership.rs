@@ -10,7 +10,7 @@
 //!       │                    │  │                                                          │
 //!       │                    │  └──── lease lost or its deadline passed: CloseGate, ◀──────┤
 //!       │                    │        Deactivate, Desire(Release), CommitOwner (barrier)   │
-//!       └── from every state: NotLeader, a higher epoch, a foreign owner ◀─────────────────┘
+//!       └── from every state: NotLeader, Yield, a higher epoch, a foreign owner ◀──────────┘
 //!           (Serving also: CloseGate, Deactivate, Desire(Release))
 //! ```
 //!
@@ -45,6 +45,9 @@ pub enum Input {
     Lease { epoch: Epoch, until: Duration },
     /// The lease is void at once.
     LeaseLost { epoch: Epoch },
+    /// Leadership is about to be handed on: stop for good in this epoch. A transfer overrides the promises that a
+    /// lease rests on, so the gate closes before it is asked for.
+    Yield { epoch: Epoch },
     /// The address driver holds the address under this epoch.
     AddressReport { epoch: Epoch, verified: bool },
 }
@@ -58,6 +61,7 @@ impl Input {
             | Input::CommitRefused { epoch }
             | Input::Lease { epoch, .. }
             | Input::LeaseLost { epoch }
+            | Input::Yield { epoch }
             | Input::AddressReport { epoch, .. } => Some(epoch),
         }
     }
@@ -65,7 +69,7 @@ impl Input {
     /// Echoes of our own commands cannot tell of an epoch we have not seen.
     fn is_echo(&self) -> bool {
         match self {
-            Input::CommitRefused { .. } | Input::AddressReport { .. } => true,
+            Input::CommitRefused { .. } | Input::Yield { .. } | Input::AddressReport { .. } => true,
             Input::Leader { .. }
             | Input::NotLeader
             | Input::OwnerApplied { .. }
@@ -300,6 +304,9 @@ impl Ownership {
                 self.stand_down();
             }
 
+            // A refused transfer shows as `Leader` again, a failed one as a higher epoch.
+            (S::Electing(_) | S::Committed | S::Serving(_), I::Yield { .. }) => self.stand_down(),
+
             (
                 S::Standby | S::Electing(_) | S::Committed | S::Serving(_),
                 I::OwnerApplied { slot, epoch },
@@ -342,7 +349,7 @@ impl Ownership {
                 });
             }
 
-            (S::Standby, I::Lease { .. } | I::LeaseLost { .. })
+            (S::Standby, I::Lease { .. } | I::LeaseLost { .. } | I::Yield { .. })
             | (S::Electing(_) | S::Committed | S::Serving(_), I::Leader { .. })
             | (S::Standby | S::Committed | S::Serving(_), I::CommitRefused { .. })
             | (S::Standby | S::Electing(_) | S::Committed, I::AddressReport { .. }) => {

@@ -14,6 +14,8 @@ pub mod counters;
 mod dialog;
 pub mod flow;
 pub mod message;
+#[cfg(any(test, feature = "phones"))]
+pub mod phone;
 pub mod record;
 pub mod routing;
 pub mod sdp;

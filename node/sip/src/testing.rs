@@ -7,8 +7,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-pub(crate) mod phone;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,10 +21,10 @@ use crate::config::{CallTimers, Limits, Realm, Route, SipConfig, Target, TargetG
 use crate::core::Sip;
 use crate::flow::RealmId;
 use crate::message::{Message, Method};
+use crate::phone::Phone;
 use crate::record::{CallKey, CallRecord};
 use crate::time::Timestamp;
 use crate::transaction::TimerConfig;
-use phone::Phone;
 
 pub(crate) const INSIDE: RealmId = RealmId(1);
 pub(crate) const OUTSIDE: RealmId = RealmId(2);

@@ -91,6 +91,7 @@ fn transition_table() {
     let leader = Input::Leader { epoch: EPOCH };
     let lost = Input::LeaseLost { epoch: EPOCH };
     let refused = Input::CommitRefused { epoch: EPOCH };
+    let yielded = Input::Yield { epoch: EPOCH };
     let verified = Input::AddressReport {
         epoch: EPOCH,
         verified: true,
@@ -108,6 +109,7 @@ fn transition_table() {
         (Standby, lost, Standby, &[]),
         (Standby, refused, Standby, &[]),
         (Standby, verified, Standby, &[]),
+        (Standby, yielded, Standby, &[]),
         (Electing, leader, Electing, &[]),
         (Electing, Input::NotLeader, Standby, &[]),
         (Electing, own(), Committed, &[]),
@@ -116,6 +118,7 @@ fn transition_table() {
         (Electing, lost, Electing, &[]),
         (Electing, refused, Electing, &[]),
         (Electing, verified, Electing, &[]),
+        (Electing, yielded, Standby, &[]),
         (Committed, leader, Committed, &[]),
         (Committed, Input::NotLeader, Standby, &[]),
         (Committed, own(), Committed, &[]),
@@ -125,6 +128,7 @@ fn transition_table() {
         (Committed, lost, Committed, &[]),
         (Committed, refused, Committed, &[]),
         (Committed, verified, Committed, &[]),
+        (Committed, yielded, Standby, &[]),
         (Serving, leader, Serving, &[]),
         (Serving, Input::NotLeader, Standby, &STOP),
         (Serving, own(), Serving, &[]),
@@ -139,6 +143,7 @@ fn transition_table() {
         (Serving, lost, Electing, &stop_and_commit),
         (Serving, refused, Serving, &[]),
         (Serving, verified, Serving, &[]),
+        (Serving, yielded, Standby, &STOP),
     ];
     for (before, input, after, commands) in table {
         let mut machine = machine_in(before);
@@ -226,6 +231,18 @@ fn a_refused_owner_entry_is_proposed_again() {
     machine.handle_timeout(retry_at);
     assert_eq!(drain(&mut machine), [COMMIT]);
     assert_eq!(machine.poll_timeout(), None);
+}
+
+/// A transfer is asked for behind a closed gate. When it is refused, this node goes on behind a barrier.
+#[test]
+fn a_yield_stops_for_good_unless_the_transfer_is_refused() {
+    let mut machine = machine_in(Phase::Serving);
+    machine.handle_input(Input::Yield { epoch: EPOCH }, at(100));
+    assert_eq!(without_reports(drain(&mut machine)), STOP);
+    machine.handle_input(lease(2000), at(110));
+    assert_eq!(drain(&mut machine), [], "not by a lease");
+    machine.handle_input(Input::Leader { epoch: EPOCH }, at(120));
+    assert_eq!(without_reports(drain(&mut machine)), [COMMIT]);
 }
 
 /// Contract 5.
@@ -324,6 +341,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         4 => (epoch.clone(), 0u64..3000)
             .prop_map(|(epoch, until)| Input::Lease { epoch, until: at(until) }),
         1 => epoch.clone().prop_map(|epoch| Input::LeaseLost { epoch }),
+        1 => epoch.clone().prop_map(|epoch| Input::Yield { epoch }),
         1 => (epoch, any::<bool>())
             .prop_map(|(epoch, verified)| Input::AddressReport { epoch, verified }),
     ]
@@ -433,6 +451,7 @@ proptest! {
                 Input::NotLeader
                 | Input::CommitRefused { .. }
                 | Input::LeaseLost { .. }
+                | Input::Yield { .. }
                 | Input::AddressReport { .. } => {}
             }
             machine.handle_input(input, now);

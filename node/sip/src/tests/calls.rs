@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::cdr::{CdrRecord, CdrStatus, EndedBy};
+use crate::phone::{Action, Phone, Step, step};
 use crate::record::Phase;
-use crate::testing::phone::{Action, Phone, Step, step};
-use crate::testing::{INSIDE_BOUND, OUTSIDE_ADVERTISED, World, config, target};
+use crate::testing::{INSIDE_BOUND, OUTSIDE_ADVERTISED, World, address, config, target};
 use crate::time::Timestamp;
 
 pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -14,15 +14,15 @@ pub(super) const BOB: &str = "198.51.100.20:5060";
 pub(super) const CAROL: &str = "198.51.100.21:5060";
 
 pub(super) fn alice() -> Phone {
-    Phone::new("alice", ALICE, INSIDE_BOUND).plan(START, Action::Call)
+    Phone::new("alice", address(ALICE), address(INSIDE_BOUND)).plan(START, Action::Call)
 }
 
 pub(super) fn bob() -> Phone {
-    Phone::new("bob", BOB, OUTSIDE_ADVERTISED)
+    Phone::new("bob", address(BOB), address(OUTSIDE_ADVERTISED))
 }
 
 pub(super) fn carol() -> Phone {
-    Phone::new("carol", CAROL, OUTSIDE_ADVERTISED)
+    Phone::new("carol", address(CAROL), address(OUTSIDE_ADVERTISED))
 }
 
 /// Alice inside, Bob outside.
@@ -310,10 +310,7 @@ fn a_second_fork_is_acknowledged_and_hung_up() {
 fn a_bye_toward_the_caller_waits_for_its_ack() {
     let mut world = pair(alice(), bob().when_up(1, Action::HangUp));
     world.run_for(Duration::from_millis(1000));
-    let place = std::mem::replace(
-        &mut world.phones[0].address,
-        crate::testing::address("10.0.0.66:9"),
-    );
+    let place = std::mem::replace(&mut world.phones[0].address, address("10.0.0.66:9"));
     world.run_for(Duration::from_millis(3000));
     assert_eq!(world.phones[1].heard("200 BYE"), 1);
     assert!(
@@ -338,12 +335,9 @@ fn a_late_offer_nobody_answers_is_acknowledged_before_the_bye() {
     alice.description = None;
     let mut world = pair(alice, bob());
     world.run_for(Duration::from_millis(1000));
-    world.phones[0].address = crate::testing::address("10.0.0.66:9");
+    world.phones[0].address = address("10.0.0.66:9");
     assert_eq!(finish(&mut world).reason, "answer not acknowledged");
-    let to_bob = world
-        .sent
-        .iter()
-        .filter(|(to, _)| *to == crate::testing::address(BOB));
+    let to_bob = world.sent.iter().filter(|(to, _)| *to == address(BOB));
     let methods: Vec<&[u8]> = to_bob
         .map(|(_, bytes)| bytes.split(|byte| *byte == b' ').next().unwrap())
         .collect();
@@ -376,7 +370,7 @@ fn an_answer_nobody_acknowledges_ends_the_call() {
     let mut world = pair(alice(), bob());
     world.run_for(Duration::from_millis(1000));
     // Alice's host is gone.
-    world.phones[0].address = crate::testing::address("10.0.0.66:9");
+    world.phones[0].address = address("10.0.0.66:9");
     let cdr = finish(&mut world);
     assert_eq!(
         (cdr.status(), cdr.reason.as_str()),
@@ -386,7 +380,7 @@ fn an_answer_nobody_acknowledges_ends_the_call() {
     assert_eq!(world.phones[1].heard, ["INVITE", "ACK", "BYE"]);
     let answers = world.sent.iter().filter(|(to, bytes)| {
         let message = crate::message::Message::parse(bytes.clone()).unwrap();
-        *to == crate::testing::address(ALICE) && message.status() == Some(200)
+        *to == address(ALICE) && message.status() == Some(200)
     });
     // At 0, 0.5, 1.5, 3.5, and every 4 seconds after that.
     assert_eq!(answers.count(), 4 + 7);
@@ -406,11 +400,7 @@ fn a_repeated_answer_is_acknowledged_again() {
     });
     for _ in 0..3 {
         let bytes = answer.clone().unwrap();
-        world.post(
-            crate::testing::address(BOB),
-            crate::testing::address(OUTSIDE_ADVERTISED),
-            bytes,
-        );
+        world.post(address(BOB), address(OUTSIDE_ADVERTISED), bytes);
         world.run_for(Duration::from_millis(20));
     }
     let acks = world.sent[before..]
@@ -425,18 +415,26 @@ fn a_repeated_answer_is_acknowledged_again() {
 #[test]
 fn both_realms_may_be_ipv6() {
     let mut settings = config(vec![target("[2001:db8:2::20]:5060", 1)]);
-    settings.realms[0].advertised = crate::testing::address("[fd00::100]:5060");
-    settings.realms[1].advertised = crate::testing::address("[2001:db8::100]:5070");
-    let alice = Phone::new("alice", "[fd00::5]:5060", "[fd00::100]:5060")
-        .plan(START, Action::Call)
-        .when_up(1000, Action::HangUp);
-    let bob = Phone::new("bob", "[2001:db8:2::20]:5060", "[2001:db8::100]:5070");
+    settings.realms[0].advertised = address("[fd00::100]:5060");
+    settings.realms[1].advertised = address("[2001:db8::100]:5070");
+    let alice = Phone::new(
+        "alice",
+        address("[fd00::5]:5060"),
+        address("[fd00::100]:5060"),
+    )
+    .plan(START, Action::Call)
+    .when_up(1000, Action::HangUp);
+    let bob = Phone::new(
+        "bob",
+        address("[2001:db8:2::20]:5060"),
+        address("[2001:db8::100]:5070"),
+    );
     let mut world = World::new(settings, vec![alice, bob]);
     world.run_for(Duration::from_millis(2500));
     let plan = world.media.values().next().unwrap()[0].clone();
     assert_eq!(
         plan.legs[1].remote_rtp,
-        Some(crate::testing::address("[2001:db8:2::20]:4000"))
+        Some(address("[2001:db8:2::20]:4000"))
     );
     let cdr = finish(&mut world);
     assert_eq!(cdr.status(), CdrStatus::Completed);

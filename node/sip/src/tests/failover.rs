@@ -8,8 +8,8 @@ use rand::rngs::StdRng;
 
 use super::calls::{START, alice, bob, carol, finish, forked, hunting, pair};
 use crate::cdr::CdrStatus;
+use crate::phone::{Action, Step, step};
 use crate::record::Phase;
-use crate::testing::phone::{Action, Step, step};
 use crate::testing::{Crash, World};
 
 const CRASHES: [Crash; 3] = [Crash::BeforeCommit, Crash::BeforeReveal, Crash::AfterReveal];

@@ -10,8 +10,8 @@ use proptest::sample::Index;
 use super::calls::{BOB, alice, bob, carol, finish, hunting, pair};
 use crate::core::Sip;
 use crate::flow::RealmId;
+use crate::phone::{Action, step};
 use crate::record::CallRecord;
-use crate::testing::phone::{Action, step};
 use crate::testing::{Pool, config, target};
 use crate::time::Timestamp;
 

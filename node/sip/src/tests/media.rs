@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::calls::{alice, bob, finish, pair};
 use crate::command::{Command, MediaEvent};
 use crate::message::Message;
+use crate::phone::{Action, Phone, Step, step};
 use crate::record::CallKey;
-use crate::testing::phone::{Action, Phone, Step, step};
 use crate::testing::{World, address};
 
 pub(super) fn described(ip: &str, port: u16) -> String {

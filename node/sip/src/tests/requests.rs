@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::calls::{ALICE, BOB, START, alice, bob, finish, pair};
 use crate::message::{Message, Name};
-use crate::testing::phone::{Action, step};
+use crate::phone::{Action, step};
 use crate::testing::{INSIDE_BOUND, World, address, config, target};
 
 /// A request from Alice's address; `lines` come behind the mandatory headers.

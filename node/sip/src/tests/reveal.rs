@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::calls::{alice, bob, finish, pair};
 use crate::cdr::CdrStatus;
 use crate::command::{Command, When};
+use crate::phone::Action;
 use crate::testing::World;
-use crate::testing::phone::Action;
 
 fn slow(delay: Duration) -> World {
     let mut world = pair(alice().when_up(20_000, Action::HangUp), bob());

@@ -2,7 +2,7 @@
 
 use super::calls::{ALICE, BOB, alice, bob, finish, pair};
 use crate::message::{Message, Name};
-use crate::testing::phone::{Action, step};
+use crate::phone::{Action, step};
 use crate::testing::{OUTSIDE_ADVERTISED, World, address};
 
 fn texts(world: &World, to: &str) -> Vec<String> {

@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use tandem_failover_core::{Epoch, Slot as FailoverSlot};
 use tandem_media::{LegPlan, LocalPort, RealmNumber, SessionKey, StreamPlan};
-use tandem_replication::{Change, Slot};
+use tandem_replication_core::{Change, Slot};
 use tandem_sip::{
     cdr::CdrRecord,
     command::{MediaEvent, MediaLeg, MediaPort, MediaStream},
@@ -19,7 +19,7 @@ use tandem_sip::{
     record::CallKey,
 };
 
-use crate::cdr::CdrId;
+use crate::CdrId;
 
 const CALL: u8 = b'c';
 const CDR: u8 = b'd';
@@ -27,14 +27,14 @@ const OWNER: u8 = b'o';
 
 /// What a key names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Key {
+pub(crate) enum Key {
     Call(CallKey),
     Cdr(CdrId),
     Owner,
 }
 
 impl Key {
-    pub(super) fn parse(bytes: &[u8]) -> Option<Key> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Key> {
         let (kind, rest) = bytes.split_first()?;
         match (*kind, rest.len()) {
             (CALL, 8) => Some(Key::Call(CallKey(number(rest)?))),
@@ -72,7 +72,7 @@ fn number(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_be_bytes)
 }
 
-pub(super) fn call(key: CallKey, record: Option<Bytes>) -> Change {
+pub(crate) fn call(key: CallKey, record: Option<Bytes>) -> Change {
     let key = Key::Call(key).bytes();
     match record {
         Some(value) => Change::Put { key, value },
@@ -80,7 +80,7 @@ pub(super) fn call(key: CallKey, record: Option<Bytes>) -> Change {
     }
 }
 
-pub(super) fn cdr(record: &CdrRecord) -> Change {
+pub(crate) fn cdr(record: &CdrRecord) -> Change {
     let id = CdrId {
         epoch: record.epoch,
         sequence: record.sequence,
@@ -91,14 +91,14 @@ pub(super) fn cdr(record: &CdrRecord) -> Change {
     }
 }
 
-pub(super) fn cdr_deletion(id: CdrId) -> Change {
+pub(crate) fn cdr_deletion(id: CdrId) -> Change {
     Change::Delete {
         key: Key::Cdr(id).bytes(),
     }
 }
 
 /// The entry that makes a node the owner: the fencing token of everything that follows it.
-pub(super) fn owner(slot: Slot, Epoch(epoch): Epoch) -> Change {
+pub(crate) fn owner(slot: Slot, Epoch(epoch): Epoch) -> Change {
     let mut value = BytesMut::with_capacity(9);
     value.put_u8(match slot {
         Slot::A => b'a',
@@ -113,7 +113,7 @@ pub(super) fn owner(slot: Slot, Epoch(epoch): Epoch) -> Change {
 }
 
 /// A witness is never owner: such an entry does not parse.
-pub(super) fn parse_owner(value: &[u8]) -> Option<(FailoverSlot, Epoch)> {
+pub(crate) fn parse_owner(value: &[u8]) -> Option<(FailoverSlot, Epoch)> {
     let (slot, epoch) = value.split_first()?;
     let slot = match slot {
         b'a' => FailoverSlot::A,
@@ -123,11 +123,13 @@ pub(super) fn parse_owner(value: &[u8]) -> Option<(FailoverSlot, Epoch)> {
     Some((slot, Epoch(number(epoch)?)))
 }
 
-pub(super) fn session(CallKey(key): CallKey) -> SessionKey {
+/// The name of a call's media session.
+pub fn session(CallKey(key): CallKey) -> SessionKey {
     SessionKey(key)
 }
 
-pub(super) fn plans(streams: &[MediaStream]) -> Vec<StreamPlan> {
+/// A call's media plan in the words of the media core.
+pub fn plans(streams: &[MediaStream]) -> Vec<StreamPlan> {
     streams.iter().map(plan).collect()
 }
 
@@ -161,9 +163,9 @@ fn local(
 }
 
 /// What the relay learnt, in the SIP core's words.
-pub(super) fn media_event(event: tandem_datapath::MediaEvent) -> MediaEvent {
+pub fn media_event(event: tandem_media::Event) -> MediaEvent {
     match event {
-        tandem_datapath::MediaEvent::Latched {
+        tandem_media::Event::Latched {
             key: SessionKey(key),
             stream,
             leg,
@@ -174,14 +176,6 @@ pub(super) fn media_event(event: tandem_datapath::MediaEvent) -> MediaEvent {
             leg: leg.index(),
             source,
         },
-    }
-}
-
-pub(crate) fn failover_slot(slot: Slot) -> FailoverSlot {
-    match slot {
-        Slot::A => FailoverSlot::A,
-        Slot::B => FailoverSlot::B,
-        Slot::Witness => FailoverSlot::Witness,
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use tandem_failover_core::Epoch;
-use tandem_replication::Ticket;
 use tandem_sip::flow::Flow;
+
+use crate::Batch;
 
 /// One message that may leave when its entry has committed.
 pub(super) type HeldSend = (Bytes, Flow);
@@ -14,13 +15,13 @@ pub(super) type HeldSend = (Bytes, Flow);
 /// replication bounds: a refused proposal ends the epoch instead of queueing.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    batches: VecDeque<Batch>,
-    owner_entry: Option<(Ticket, Epoch)>,
+    batches: VecDeque<Waiting>,
+    owner_entry: Option<(Batch, Epoch)>,
 }
 
 #[derive(Debug)]
-struct Batch {
-    ticket: Ticket,
+struct Waiting {
+    batch: Batch,
     sequence: Option<u64>,
     sends: Vec<HeldSend>,
 }
@@ -34,9 +35,9 @@ pub(super) struct Released {
 }
 
 impl Held {
-    pub(super) fn sends(&mut self, ticket: Ticket, sequence: Option<u64>, sends: Vec<HeldSend>) {
-        self.batches.push_back(Batch {
-            ticket,
+    pub(super) fn sends(&mut self, batch: Batch, sequence: Option<u64>, sends: Vec<HeldSend>) {
+        self.batches.push_back(Waiting {
+            batch,
             sequence,
             sends,
         });
@@ -53,25 +54,25 @@ impl Held {
         }
     }
 
-    /// Entries commit in order, so everything up to this ticket is free.
-    pub(super) fn release(&mut self, ticket: Ticket) -> Released {
+    /// Entries commit in order, so everything up to this batch is free.
+    pub(super) fn release(&mut self, batch: Batch) -> Released {
         let mut released = Released::default();
-        while let Some(batch) = self.batches.pop_front_if(|batch| batch.ticket <= ticket) {
-            released.sequence = batch.sequence.or(released.sequence);
-            released.sends.extend(batch.sends);
+        while let Some(waiting) = self.batches.pop_front_if(|waiting| waiting.batch <= batch) {
+            released.sequence = waiting.sequence.or(released.sequence);
+            released.sends.extend(waiting.sends);
         }
         released
     }
 
-    pub(super) fn owner_entry(&mut self, ticket: Ticket, epoch: Epoch) {
-        self.owner_entry = Some((ticket, epoch));
+    pub(super) fn owner_entry(&mut self, batch: Batch, epoch: Epoch) {
+        self.owner_entry = Some((batch, epoch));
     }
 
     /// A proposal will never commit. Its sends must never leave; says so if it was the owner entry.
-    pub(super) fn dropped(&mut self, ticket: Ticket) -> Option<Epoch> {
-        self.batches.retain(|batch| batch.ticket != ticket);
+    pub(super) fn dropped(&mut self, batch: Batch) -> Option<Epoch> {
+        self.batches.retain(|waiting| waiting.batch != batch);
         self.owner_entry
-            .take_if(|(owner, _)| *owner == ticket)
+            .take_if(|(owner, _)| *owner == batch)
             .map(|(_, epoch)| epoch)
     }
 
@@ -106,10 +107,10 @@ mod tests {
     #[test]
     fn a_commit_frees_its_batch_and_those_before_it_in_order() {
         let mut held = Held::default();
-        held.sends(Ticket(1), Some(10), vec![message("one")]);
-        held.sends(Ticket(2), None, vec![message("two")]);
-        held.sends(Ticket(3), Some(30), vec![message("three")]);
-        let released = held.release(Ticket(2));
+        held.sends(Batch(1), Some(10), vec![message("one")]);
+        held.sends(Batch(2), None, vec![message("two")]);
+        held.sends(Batch(3), Some(30), vec![message("three")]);
+        let released = held.release(Batch(2));
         assert_eq!(released.sequence, Some(10));
         assert_eq!(released.sends, [message("one"), message("two")]);
         assert_eq!(held.len(), 1);
@@ -122,18 +123,18 @@ mod tests {
             held.behind_latest(vec![message("free")]),
             Some(vec![message("free")])
         );
-        held.sends(Ticket(1), Some(1), vec![]);
+        held.sends(Batch(1), Some(1), vec![]);
         assert_eq!(held.behind_latest(vec![message("waits")]), None);
-        assert_eq!(held.release(Ticket(1)).sends, [message("waits")]);
+        assert_eq!(held.release(Batch(1)).sends, [message("waits")]);
     }
 
     #[test]
     fn what_was_dropped_never_leaves() {
         let mut held = Held::default();
-        held.owner_entry(Ticket(1), Epoch(7));
-        held.sends(Ticket(2), Some(1), vec![message("never")]);
-        assert_eq!(held.dropped(Ticket(2)), None);
-        assert_eq!(held.dropped(Ticket(1)), Some(Epoch(7)));
-        assert_eq!(held.release(Ticket(9)), Released::default());
+        held.owner_entry(Batch(1), Epoch(7));
+        held.sends(Batch(2), Some(1), vec![message("never")]);
+        assert_eq!(held.dropped(Batch(2)), None);
+        assert_eq!(held.dropped(Batch(1)), Some(Epoch(7)));
+        assert_eq!(held.release(Batch(9)), Released::default());
     }
 }

@@ -8,8 +8,6 @@ use tandem_sip::{
     flow::RealmId,
 };
 
-use crate::config::Realm;
-
 /// A port of an ended call rests this long, so that late packets meet no new call.
 const QUARANTINE: Duration = Duration::from_secs(5);
 
@@ -29,14 +27,9 @@ fn pools(ranges: &[RangeInclusive<u16>]) -> Vec<PortPool> {
 }
 
 impl Pools {
-    pub(crate) fn new(realms: &[Realm]) -> Pools {
-        let ranges: Vec<_> = realms
-            .iter()
-            .map(|realm| realm.media_ports.clone())
-            .collect();
-        let pools = pools(&ranges);
+    pub(crate) fn new(ranges: Vec<RangeInclusive<u16>>) -> Pools {
         Pools {
-            pools,
+            pools: pools(&ranges),
             now: Duration::ZERO,
             ranges,
         }

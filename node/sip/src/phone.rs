@@ -1,4 +1,8 @@
-//! A phone with one call: it repeats what is not answered, repeats finals until ACK, and follows a script.
+//! A scripted phone with one call, for tests and the simulator: it repeats what is not answered, repeats finals until
+//! ACK, and follows its script. It speaks through our own message layer and checks nothing of it: a message that a
+//! correct border would not send makes it panic.
+
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -8,14 +12,11 @@ use bytes::Bytes;
 
 use crate::message::{Builder, Message, Method, Name};
 use crate::time::Timestamp;
-
-const T1: Duration = Duration::from_millis(500);
-const T2: Duration = Duration::from_secs(4);
-const PATIENCE: Duration = Duration::from_secs(32);
+use crate::transaction::TimerConfig;
 
 /// What a phone does of its own accord.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     Call,
     Cancel,
     HangUp,
@@ -26,7 +27,7 @@ pub(crate) enum Action {
 
 /// One response to an INVITE, so long after it came.
 #[derive(Clone, Debug)]
-pub(crate) struct Step {
+pub struct Step {
     pub after: Duration,
     pub status: u16,
     pub body: Option<String>,
@@ -34,7 +35,7 @@ pub(crate) struct Step {
     pub fork: Option<&'static str>,
 }
 
-pub(crate) fn step(millis: u64, status: u16) -> Step {
+pub fn step(millis: u64, status: u16) -> Step {
     Step {
         after: Duration::from_millis(millis),
         status,
@@ -53,9 +54,10 @@ struct Repeat {
 }
 
 #[derive(Debug)]
-pub(crate) struct Phone {
+pub struct Phone {
     pub address: SocketAddr,
-    pub name: &'static str,
+    pub name: String,
+    pub timers: TimerConfig,
     pub outbox: VecDeque<(SocketAddr, Bytes)>,
     /// Requests by method and responses by status and method, repeats left out.
     pub heard: Vec<String>,
@@ -97,11 +99,11 @@ pub(crate) struct Phone {
 }
 
 impl Phone {
-    pub(crate) fn new(name: &'static str, address: &str, proxy: &str) -> Phone {
-        let address = super::address(address);
+    pub fn new(name: &str, address: SocketAddr, proxy: SocketAddr) -> Phone {
         Phone {
             address,
-            name,
+            name: name.to_owned(),
+            timers: TimerConfig::default(),
             outbox: VecDeque::new(),
             heard: Vec::new(),
             messages: Vec::new(),
@@ -109,7 +111,7 @@ impl Phone {
                 "v=0\r\no={name} 1 1 IN IP4 {0}\r\ns=-\r\nc=IN IP4 {0}\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n",
                 address.ip()
             )),
-            proxy: super::address(proxy),
+            proxy,
             dialled: "+4930123".into(),
             extra: Vec::new(),
             answers: vec![step(100, 180), step(2000, 200)],
@@ -138,27 +140,27 @@ impl Phone {
         }
     }
 
-    pub(crate) fn plan(mut self, at: Timestamp, action: Action) -> Phone {
+    pub fn plan(mut self, at: Timestamp, action: Action) -> Phone {
         self.planned.push((at, action));
         self
     }
 
-    pub(crate) fn when_up(mut self, after_millis: u64, action: Action) -> Phone {
+    pub fn when_up(mut self, after_millis: u64, action: Action) -> Phone {
         self.when_up
             .push((Duration::from_millis(after_millis), action));
         self
     }
 
-    pub(crate) fn answers(mut self, answers: Vec<Step>) -> Phone {
+    pub fn answers(mut self, answers: Vec<Step>) -> Phone {
         self.answers = answers;
         self
     }
 
-    pub(crate) fn heard(&self, what: &str) -> usize {
+    pub fn heard(&self, what: &str) -> usize {
         self.heard.iter().filter(|heard| *heard == what).count()
     }
 
-    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
         let planned = self.planned.iter().map(|(at, _)| *at);
         let scheduled = self.scheduled.iter().map(|(at, _)| *at);
         let repeats = self
@@ -169,7 +171,7 @@ impl Phone {
         planned.chain(scheduled).chain(repeats).min()
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Timestamp) {
+    pub fn handle_timeout(&mut self, now: Timestamp) {
         let due: Vec<Action> = self
             .planned
             .extract_if(.., |(at, _)| *at <= now)
@@ -186,10 +188,11 @@ impl Phone {
         for step in due {
             self.answer_invite(&step, now);
         }
+        let longest = self.timers.t2;
         for repeat in self.unanswered.values_mut().chain(&mut self.unacknowledged) {
             if repeat.at <= now {
                 self.outbox.push_back((repeat.to, repeat.bytes.clone()));
-                repeat.interval = (repeat.interval * 2).min(T2);
+                repeat.interval = (repeat.interval * 2).min(longest);
                 repeat.at = now + repeat.interval;
             }
         }
@@ -300,9 +303,9 @@ impl Phone {
         let repeat = Repeat {
             to,
             bytes,
-            at: now + T1,
-            interval: T1,
-            give_up: now + PATIENCE,
+            at: now + self.timers.t1,
+            interval: self.timers.t1,
+            give_up: now + self.timers.give_up(),
         };
         self.unanswered
             .insert((branch.clone(), method.text().to_owned()), repeat);
@@ -314,7 +317,7 @@ impl Phone {
         self.proxy
     }
 
-    pub(crate) fn receive(&mut self, from: SocketAddr, bytes: &Bytes, now: Timestamp) {
+    pub fn receive(&mut self, from: SocketAddr, bytes: &Bytes, now: Timestamp) {
         let message = Message::parse(bytes.clone()).expect("a phone gets well-formed messages");
         if message.is_request() {
             self.receive_request(from, message, now);
@@ -440,9 +443,9 @@ impl Phone {
         self.unacknowledged = Some(Repeat {
             to,
             bytes,
-            at: now + T1,
-            interval: T1,
-            give_up: now + PATIENCE,
+            at: now + self.timers.t1,
+            interval: self.timers.t1,
+            give_up: now + self.timers.give_up(),
         });
     }
 
