@@ -15,4 +15,5 @@ pub mod phone;
 pub mod report;
 pub mod sandbox;
 pub mod scenario;
+pub mod simulate;
 pub mod speech;

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tandem_chaos::drill::{DrillArgs, RunOptions, drill, run_once};
 use tandem_chaos::sandbox;
+use tandem_chaos::simulate::{SimulateArgs, simulate};
 use tracing_subscriber::EnvFilter;
 
 /// Exit status of a drill that could not be run at all.
@@ -26,6 +27,8 @@ struct Cli {
 enum Task {
     /// Put calls through a pair, let a fault come, and judge the result.
     Drill(DrillArgs),
+    /// Run the pair's cores in virtual time, under faults at random and directed ones, and watch what must hold.
+    Simulate(SimulateArgs),
     /// One run of a drill, in this process.
     #[command(hide = true)]
     RunOnce {
@@ -41,6 +44,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Drill(args) => drill(&args),
+        Task::Simulate(args) => simulate(&args),
         Task::RunOnce { options, report } => run(&options, &report).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -184,6 +184,8 @@ pub struct Ownership {
     state: State,
     commands: VecDeque<Command>,
     counters: Counters,
+    #[cfg(feature = "sabotage")]
+    ignores_epochs: bool,
 }
 
 impl Ownership {
@@ -196,7 +198,15 @@ impl Ownership {
             state: State::Standby,
             commands: VecDeque::new(),
             counters: Counters::default(),
+            #[cfg(feature = "sabotage")]
+            ignores_epochs: false,
         }
+    }
+
+    /// Goes on without the rule that input of a lower epoch is dropped.
+    #[cfg(feature = "sabotage")]
+    pub fn ignore_epochs(&mut self) {
+        self.ignores_epochs = true;
     }
 
     pub fn handle_input(&mut self, input: Input, now: Duration) {
@@ -272,6 +282,10 @@ impl Ownership {
         let Some(epoch) = input.epoch() else {
             return true;
         };
+        #[cfg(feature = "sabotage")]
+        if self.ignores_epochs && epoch < self.epoch {
+            return true;
+        }
         if epoch < self.epoch {
             self.counters.stale_epoch += 1;
             return false;

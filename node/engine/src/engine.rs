@@ -87,6 +87,16 @@ impl Engine {
         self.reveals_at_once = true;
     }
 
+    /// Asks for a transfer without stopping first.
+    #[cfg(feature = "sabotage")]
+    pub fn hand_over_open(&mut self) -> bool {
+        let Some(epoch) = self.serving else {
+            return false;
+        };
+        self.commands.push_back(Command::Transfer { epoch });
+        true
+    }
+
     /// The ownership machine, for switching a safeguard of it off.
     #[cfg(feature = "sabotage")]
     pub fn ownership_mut(&mut self) -> &mut Ownership {

@@ -160,6 +160,11 @@ impl Phone {
         self.heard.iter().filter(|heard| *heard == what).count()
     }
 
+    /// Whether it knows that its call is being worked on, and waits for the end of that.
+    pub fn is_calling(&self) -> bool {
+        self.got_provisional && !self.up && !self.ended
+    }
+
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let planned = self.planned.iter().map(|(at, _)| *at);
         let scheduled = self.scheduled.iter().map(|(at, _)| *at);
@@ -203,6 +208,8 @@ impl Phone {
             .is_some_and(|repeat| repeat.give_up <= now)
         {
             self.unacknowledged = None;
+            // RFC 3261 section 13.3.1.4: "the UAS ... SHOULD send a BYE".
+            self.act(Action::HangUp, now);
         }
     }
 

@@ -20,6 +20,7 @@ mod id;
 mod lease;
 mod log;
 mod replica;
+mod sabotage;
 #[cfg(test)]
 mod sim;
 mod status;
@@ -32,6 +33,8 @@ pub use config::{Config, ConfigError, InvalidProfile, Limits, Profile, Timing};
 pub use id::{InvalidReplicaId, InvalidSlot, ProposalId, ReplicaId, Slot, WriteId};
 pub use raft::eraftpb;
 pub use replica::{ProposeError, Replica, TimerReason, TransferError};
+#[cfg(feature = "sabotage")]
+pub use sabotage::Sabotage;
 pub use status::{Counters, LeaseStatus, PeerStatus, Status};
 
 /// The committed and applied state: opaque keys and values.

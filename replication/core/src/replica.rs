@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::gate::WitnessGate;
 use crate::lease::Lease;
 use crate::log::LogView;
+use crate::sabotage::{Lacking, Sabotage};
 use crate::writes::WritePipeline;
 use crate::{
     Change, Command, Config, ConfigError, Counters, Limits, PeerStatus, Position, Proposal,
@@ -150,9 +151,7 @@ pub struct Replica {
     incoming: Option<(Position, Table)>,
     heard: BTreeMap<ReplicaId, Duration>,
     counters: Counters,
-    #[cfg(test)]
-    /// Switches the vote refusal after start off, to prove that it is needed.
-    pub(crate) forgets_promise: bool,
+    lacking: Lacking,
 }
 
 impl Replica {
@@ -214,8 +213,7 @@ impl Replica {
             incoming: None,
             heard: BTreeMap::new(),
             counters: Counters::default(),
-            #[cfg(test)]
-            forgets_promise: false,
+            lacking: Lacking::default(),
         };
         if bootstrap {
             let mut write = Write::empty();
@@ -225,6 +223,17 @@ impl Replica {
         }
         replica.drain();
         Ok(replica)
+    }
+
+    /// Goes on without a rule.
+    #[cfg(any(test, feature = "sabotage"))]
+    pub fn sabotage(&mut self, rule: Sabotage) {
+        self.lacking.lack(rule);
+        match rule {
+            Sabotage::LeaseBound => self.lease = Lease::new(self.timing.election() * 2),
+            Sabotage::BatchAssertion => self.raw.raft.set_batch_append(true),
+            _ => {}
+        }
     }
 
     /// A message from a peer. What no correct peer sends is refused and counted.
@@ -257,8 +266,11 @@ impl Replica {
             message.priority = priority(self.id.slot());
         }
         // An error means that raft-rs ignored the message; the sender repeats what matters.
+        let piles_up = self.lacking.lacks(Sabotage::BatchAssertion) && self.incoming.is_none();
         let _ = self.raw.step(message);
-        self.drain();
+        if !piles_up {
+            self.drain();
+        }
         self.incoming = None;
     }
 
@@ -370,8 +382,10 @@ impl Replica {
         }
         // What was accepted before goes into the log first; raft-rs takes nothing afterwards.
         self.flush();
-        let lost = self.lease.bar(term);
-        self.report_lost_lease(lost);
+        if !self.lacking.lacks(Sabotage::ReleaseOrder) {
+            let lost = self.lease.bar(term);
+            self.report_lost_lease(lost);
+        }
         self.raw.transfer_leader(to.get());
         self.drain();
         Ok(())
@@ -464,6 +478,7 @@ impl Replica {
             log_persisted: raft.raft_log.persisted == last_index,
             installing: self.writes.snapshot_pending(),
             refuses_votes: self.refuses_votes(),
+            checks_appends: !self.lacking.lacks(Sabotage::BatchAssertion),
             conf_state: self.raw.store().conf_state(),
         }
     }
@@ -471,11 +486,8 @@ impl Replica {
     /// A heartbeat answered just before a crash promised an election timeout without a vote. Nothing
     /// remembers it, so every start keeps it anew.
     fn refuses_votes(&self) -> bool {
-        #[cfg(test)]
-        if self.forgets_promise {
-            return false;
-        }
-        self.now < self.started + self.timing.election()
+        let kept = !self.lacking.lacks(Sabotage::VoteRefusal);
+        kept && self.now < self.started + self.timing.election()
     }
 
     fn count(&mut self, refusal: Refusal) {

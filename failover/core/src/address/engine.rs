@@ -36,6 +36,11 @@ use crate::types::{Desired, Epoch, Event, Transition};
 /// A repair that comes sooner than this after the previous one waits: someone is fighting over the address.
 const CALM: Duration = Duration::from_secs(5);
 
+/// For so long after a claim the sources are looked at this often: what a former owner had asked of a slow control plane
+/// may take effect after what we saw.
+const VIGILANCE: Duration = Duration::from_secs(30);
+const VIGILANT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Names one claim or release; results of others are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationId(u64);
@@ -246,9 +251,17 @@ impl AddressEngine {
             State::Held(_) | State::Releasing { .. } => !wanted,
             State::Claiming { .. } | State::Released => false,
         };
+        let calm = match self.state {
+            State::Held(held) if self.now < held.since + VIGILANCE => {
+                policy.interval.min(VIGILANT_INTERVAL)
+            }
+            State::Held(_) | State::Claiming { .. } | State::Releasing { .. } | State::Released => {
+                policy.interval
+            }
+        };
         let pause = match hurry {
-            true => backoff::pause(view.misses, &mut self.rng).min(policy.interval),
-            false => policy.interval,
+            true => backoff::pause(view.misses, &mut self.rng).min(calm),
+            false => calm,
         };
         view.next_at = self.now + pause;
         self.counters.observation_failures += u64::from(result.is_err());

@@ -283,6 +283,30 @@ fn drift_is_found_by_looking() {
     assert!(world.engine.status().verified);
 }
 
+/// Found by the simulator: a former owner's claim took effect after the new owner had verified its own, and for up to
+/// 20 s packets went to the wrong host.
+#[test]
+fn a_late_effect_of_a_former_owner_does_not_cost_twenty_seconds() {
+    let mut world = World::new(ec2());
+    world.desire(Desired::Hold { epoch: EPOCH });
+    world.run(SourcePolicy::EC2_DESCRIBE.settle);
+    assert!(world.engine.status().verified);
+    world.shown.insert(Source::Ec2Describe, Ok(Presence::None));
+    world.run(ms(1100));
+    assert_eq!(world.claims.len(), 2, "seen within a second, taken back");
+    // Once nothing can come any more the looks are slow again.
+    world.run(Duration::from_secs(60));
+    let looks = world.looks.len();
+    world.run(Duration::from_secs(19));
+    let described = world.looks.iter().skip(looks);
+    assert!(
+        described
+            .filter(|look| look.1 == Source::Ec2Describe)
+            .count()
+            <= 1
+    );
+}
+
 /// A network manager that takes the address away each time must not make this a busy loop.
 #[test]
 fn a_fight_over_the_address_slows_down() {

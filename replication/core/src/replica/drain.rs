@@ -11,6 +11,7 @@ use raft::{ReadState, StateRole};
 use super::Replica;
 use crate::gate::{GATE_TICKS, Standby};
 use crate::lease::Probe;
+use crate::sabotage::Sabotage;
 use crate::{
     Change, Command, MessageClass, Position, Proposal, ProposalId, ReplicaId, Role, SnapshotWrite,
     Write,
@@ -137,7 +138,10 @@ impl Replica {
         let (prompt, durable): (Vec<_>, Vec<_>) = ready
             .take_persisted_messages()
             .into_iter()
-            .partition(|message| message.get_msg_type() == MessageType::MsgHeartbeatResponse);
+            .partition(|message| {
+                self.lacking.lacks(Sabotage::DiskBeforeAnswer)
+                    || message.get_msg_type() == MessageType::MsgHeartbeatResponse
+            });
         let committed = ready.take_committed_entries();
         let reads = ready.take_read_states();
         let number = ready.number();
@@ -272,7 +276,9 @@ impl Replica {
             return;
         };
         let leads = self.role == (Role::Leader { term: probe.term });
-        if !leads || self.opened != probe.term || self.raw.raft.lead_transferee.is_some() {
+        let handing_on =
+            self.raw.raft.lead_transferee.is_some() && !self.lacking.lacks(Sabotage::ReleaseOrder);
+        if !leads || self.opened != probe.term || handing_on {
             return;
         }
         if let Some(lease) = self.lease.confirm(probe, self.now) {
@@ -288,9 +294,9 @@ impl Replica {
         if let (MessageType::MsgAppend, Some(first)) =
             (message.get_msg_type(), message.entries.first())
         {
-            assert_eq!(
-                first.index,
-                message.index + 1,
+            let unchecked = self.lacking.lacks(Sabotage::BatchAssertion);
+            assert!(
+                unchecked || first.index == message.index + 1,
                 "an append does not connect to its log"
             );
         }
@@ -318,7 +324,8 @@ impl Replica {
     /// The other data node, as its leader sees it.
     fn standby(&self) -> Option<Standby> {
         let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader || !self.id.slot().is_data() {
+        let ungated = self.lacking.lacks(Sabotage::WitnessGate);
+        if raft.state != StateRole::Leader || !self.id.slot().is_data() || ungated {
             return None;
         }
         raft.prs().iter().find_map(|(&number, progress)| {

@@ -18,6 +18,7 @@ use rand::{Rng, SeedableRng};
 
 use self::disk::Disk;
 use self::invariants::Invariants;
+use crate::sabotage::Sabotage;
 use crate::{
     Change, Command, Config, Limits, MessageClass, Profile, ProposalId, ProposeError, Replica,
     ReplicaId, Role, Slot, WriteId,
@@ -253,7 +254,9 @@ impl World {
         self.invariants.started(node, restored.applied);
         let now = self.local_now(node);
         let mut replica = Replica::new(config, restored, now).expect("the disk is consistent");
-        replica.forgets_promise = self.conditions.forgets_promise;
+        if self.conditions.forgets_promise {
+            replica.sabotage(Sabotage::VoteRefusal);
+        }
         self.nodes[node].life += 1;
         self.nodes[node].disk_free_at = self.now;
         self.nodes[node].replica = Some(replica);

@@ -1,0 +1,370 @@
+//! What can be done to the world, and asked of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::Rng;
+use tandem_engine::{Engine, Settings};
+use tandem_failover_core::AddressEngine;
+use tandem_replication_core::{
+    Config, ProposeError, Replica, ReplicaId, Role, Status, Table, TransferError,
+};
+
+use tandem_sip::record::Phase;
+
+use super::machine::{Data, Process};
+use super::{Event, Local, ToEngine, World};
+use crate::clock::ms;
+use crate::invariants::{Sighting, Violation};
+use crate::lanes::{media_ports, sip_config};
+use crate::table::load;
+use crate::{A, B, NODES, SLOTS, Safeguard};
+
+/// From the death of a process until its guard has taken the address off.
+const WITHDRAWAL: Duration = ms(3);
+
+impl World {
+    // Faults.
+
+    pub(crate) fn start(&mut self, node: usize) {
+        assert!(!self.is_up(node), "node {node} is up");
+        let restored = self.machines[node].disk.restored();
+        let (applied, table) = (restored.applied, restored.table.clone());
+        let config = Config {
+            id: World::id(node),
+            voters: NODES.map(World::id).to_vec(),
+            profile: self.conditions.profile,
+            limits: self.conditions.limits,
+            seed: self.rng.random(),
+        };
+        let boot = self.machines[node].clock.boot(self.now);
+        let mut replica = Replica::new(config, restored, boot).expect("the disk is consistent");
+        self.without(&mut replica);
+        self.trace.note(self.now, || {
+            format!("node {node} starts, applied {applied}")
+        });
+        self.see(Sighting::Started { node, applied });
+        let data = SLOTS[node].is_data().then(|| self.data_parts(node, boot));
+        let machine = &mut self.machines[node];
+        machine.life += 1;
+        machine.disk_free_at = self.now;
+        machine.process = Some(Process {
+            replica,
+            batches: BTreeMap::new(),
+            engine_queue: self.now,
+            replica_queue: self.now,
+            data,
+        });
+        let restored = tandem_engine::Committed::Restored { table };
+        self.queue_for_engine(node, ToEngine::Committed(restored));
+        self.execute_replica(node);
+        self.execute_address(node);
+        self.arm(node);
+        for peer in NODES {
+            let up = Local::PeerUp;
+            self.local(peer, ms(1), up);
+        }
+    }
+
+    fn data_parts(&mut self, node: usize, boot: Duration) -> Data {
+        #[cfg_attr(not(feature = "sabotage"), expect(unused_mut))]
+        let mut engine = Engine::new(Settings {
+            slot: SLOTS[node],
+            sip: sip_config(self.conditions.lanes),
+            media_ports: media_ports(self.conditions.lanes),
+            seed: self.rng.random(),
+        });
+        #[cfg(feature = "sabotage")]
+        match self.conditions.without {
+            Some(Safeguard::CommitBeforeReveal) => engine.reveal_at_once(),
+            Some(Safeguard::EpochCheck) => engine.ownership_mut().ignore_epochs(),
+            _ => {}
+        }
+        let address = AddressEngine::new(self.fabric.address_config(), self.rng.random(), boot);
+        Data {
+            engine,
+            address,
+            operation: None,
+            gate: None,
+            epoch: 0,
+        }
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn without(&self, replica: &mut Replica) {
+        if let Some(sabotage) = self.conditions.without.and_then(Safeguard::of_replica) {
+            replica.sabotage(sabotage);
+        }
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    fn without(&self, _replica: &mut Replica) {
+        assert_eq!(
+            self.conditions.without, None::<Safeguard>,
+            "built without the switches"
+        );
+    }
+
+    /// The process dies; the machine stays. Of the writes in flight a random number of the first ones survive.
+    pub(crate) fn crash(&mut self, node: usize) {
+        let survivors = self
+            .rng
+            .random_range(0..=self.machines[node].disk.pending());
+        self.machines[node].disk.crash(survivors);
+        self.counts.crashes += 1;
+        self.stop(node, "crashes");
+        let life = self.machines[node].life;
+        self.after(WITHDRAWAL, Event::Withdraw { node, life });
+    }
+
+    /// The machine loses power; what was not synced may be lost.
+    pub(crate) fn power_cut(&mut self, node: usize) {
+        let survivors = self
+            .rng
+            .random_range(0..=self.machines[node].disk.at_risk());
+        self.machines[node].disk.power_cut(survivors);
+        self.counts.power_cuts += 1;
+        self.stop(node, "loses power");
+        self.fabric.remove_local(node);
+    }
+
+    fn stop(&mut self, node: usize, how: &str) {
+        self.trace.note(self.now, || format!("node {node} {how}"));
+        let machine = &mut self.machines[node];
+        machine.process = None;
+        machine.paused_until = Duration::ZERO;
+        machine.life += 1;
+        self.see(Sighting::Stopped { node });
+        self.disturb();
+    }
+
+    pub(crate) fn pause(&mut self, node: usize, length: Duration) {
+        self.trace
+            .note(self.now, || format!("node {node} is paused for {length:?}"));
+        self.machines[node].paused_until = self.now + length;
+        self.disturb();
+    }
+
+    pub(crate) fn stall_disk(&mut self, node: usize, length: Duration) {
+        self.trace.note(self.now, || {
+            format!("the disk of {node} stalls for {length:?}")
+        });
+        self.machines[node].disk_free_at = self.now + length;
+        self.disturb();
+    }
+
+    /// Nothing passes from one to the other.
+    pub(crate) fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.trace
+            .note(self.now, || format!("the link from {from} to {to} is cut"));
+        self.conditions.cut.insert((from, to));
+        self.disturb();
+    }
+
+    pub(crate) fn cut(&mut self, one: usize, other: usize) {
+        self.cut_one_way(one, other);
+        self.cut_one_way(other, one);
+    }
+
+    pub(crate) fn isolate(&mut self, node: usize) {
+        for other in NODES.into_iter().filter(|other| *other != node) {
+            self.cut(node, other);
+        }
+    }
+
+    /// Links are whole again, nothing is lost any more.
+    pub(crate) fn heal(&mut self) {
+        self.trace
+            .note(self.now, || "all links are whole".to_owned());
+        let conditions = &mut self.conditions;
+        conditions.cut.clear();
+        conditions.phones_cut.clear();
+        conditions.api_cut.clear();
+        (
+            conditions.loss,
+            conditions.duplication,
+            conditions.throttled,
+        ) = (0.0, 0.0, 0.0);
+        conditions.delay_us = (80, 400);
+        self.disturb();
+        for node in NODES {
+            self.local(node, ms(1), Local::PeerUp);
+        }
+    }
+
+    /// Everything is whole, and every process runs.
+    pub(crate) fn repair(&mut self) {
+        self.heal();
+        for node in NODES {
+            if !self.is_up(node) {
+                self.start(node);
+            }
+        }
+    }
+
+    /// Something is wrong or has just been: from now on it is counted how long all has been well.
+    pub(crate) fn disturb(&mut self) {
+        self.calm_since = None;
+    }
+
+    // Inputs.
+
+    /// One change that is only load, straight into the log.
+    pub(crate) fn propose(&mut self, node: usize, bytes: usize) -> Result<(), ProposeError> {
+        self.load += 1;
+        let change = load(self.load, bytes);
+        let key = change.key().clone();
+        let now = self.machines[node].clock.boot(self.now);
+        let Some(process) = &mut self.machines[node].process else {
+            return Err(ProposeError::NotLeader { leader: None });
+        };
+        let proposed = process.replica.propose(vec![change], now);
+        if let Ok(proposal) = proposed {
+            let key = key.as_ref();
+            self.see(Sighting::Proposed {
+                node,
+                proposal,
+                key,
+            });
+        }
+        self.execute_replica(node);
+        self.arm(node);
+        proposed.map(|_| ())
+    }
+
+    /// Asks the replica for a transfer behind the engine's back.
+    pub(crate) fn transfer(&mut self, from: usize, to: usize) -> Result<(), TransferError> {
+        let now = self.machines[from].clock.boot(self.now);
+        let Some(process) = &mut self.machines[from].process else {
+            return Err(TransferError::NotLeader);
+        };
+        let result = process.replica.transfer(World::id(to), now);
+        self.execute_replica(from);
+        self.arm(from);
+        result
+    }
+
+    /// The planned way: the engine stops, then asks.
+    pub(crate) fn hand_over(&mut self, node: usize) -> bool {
+        let now = self.engine_now(node);
+        #[cfg(feature = "sabotage")]
+        let skips_yield = self.conditions.without == Some(Safeguard::ReleaseOrder);
+        let Some(data) = self.machines[node].data_mut() else {
+            return false;
+        };
+        #[cfg(feature = "sabotage")]
+        if skips_yield {
+            return data.engine.hand_over_open() && {
+                self.execute_engine(node);
+                true
+            };
+        }
+        let began = data.engine.hand_over(now);
+        self.execute_engine(node);
+        self.arm(node);
+        began
+    }
+
+    // Questions.
+
+    pub(crate) fn id(node: usize) -> ReplicaId {
+        ReplicaId::first(SLOTS[node])
+    }
+
+    pub(crate) fn is_up(&self, node: usize) -> bool {
+        self.machines[node].process.is_some()
+    }
+
+    pub(crate) fn replica(&self, node: usize) -> Option<&Replica> {
+        Some(&self.machines[node].process.as_ref()?.replica)
+    }
+
+    pub(crate) fn status(&self, node: usize) -> Option<Status> {
+        self.replica(node).map(Replica::status)
+    }
+
+    pub(crate) fn table(&self, node: usize) -> Option<&Table> {
+        self.replica(node).map(Replica::table)
+    }
+
+    /// Whether a packet would leave this node now.
+    pub(crate) fn is_serving(&self, node: usize) -> bool {
+        self.machines[node].may_emit(self.now).is_some()
+    }
+
+    pub(crate) fn serving(&self) -> Option<usize> {
+        [A, B].into_iter().find(|node| self.is_serving(*node))
+    }
+
+    /// Whether packets to the floating address reach the node that serves.
+    pub(crate) fn address_is_right(&mut self) -> bool {
+        let holder = self.fabric.holder(self.now);
+        holder.is_some() && holder == self.serving()
+    }
+
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let leads = |node: &usize| {
+            self.status(*node)
+                .is_some_and(|status| matches!(status.role, Role::Leader { .. }))
+        };
+        NODES
+            .into_iter()
+            .filter(leads)
+            .max_by_key(|node| self.status(*node).map(|status| status.term))
+    }
+
+    /// Whether every replica has applied what the leader has.
+    pub(crate) fn settled(&self) -> bool {
+        let tables = NODES.map(|node| self.table(node));
+        tables
+            .iter()
+            .all(|table| table.is_some() && *table == tables[0])
+    }
+
+    /// No new calls; those that are up end by their scripts.
+    pub(crate) fn stop_calls(&mut self) {
+        self.lanes.stop(self.now);
+    }
+
+    /// Whether the phones have nothing left to do, and the owner no call that is not over.
+    pub(crate) fn calls_over(&self) -> bool {
+        let over = |node: usize| {
+            let engine = &self.machines[node].data()?.engine;
+            let mut calls = engine.sip().records();
+            Some(calls.all(|(_, record)| record.phase() == Phase::Ended))
+        };
+        self.lanes.idle() && self.serving().and_then(over) == Some(true)
+    }
+
+    /// Everything is over: looks at what is left.
+    pub(crate) fn finish(&mut self) {
+        self.counts.calls_answered = self
+            .lanes
+            .calls
+            .values()
+            .filter(|call| call.answered)
+            .count() as u64;
+        let Some(table) = self.table(A).cloned() else {
+            return;
+        };
+        let calls = std::mem::take(&mut self.lanes.calls);
+        self.see(Sighting::End {
+            table: &table,
+            calls: &calls,
+        });
+        self.lanes.calls = calls;
+    }
+
+    /// A scenario's own expectation.
+    pub(crate) fn expect(&mut self, holds: bool, what: impl FnOnce(&World) -> String) {
+        if !holds {
+            let what = what(self);
+            self.violate("scenario", what);
+        }
+    }
+
+    pub(crate) fn violate(&mut self, invariant: &'static str, what: String) {
+        let violation = Violation::new(invariant, what, self.now, self.steps);
+        self.invariants.violated(violation);
+    }
+}
