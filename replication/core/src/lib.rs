@@ -15,6 +15,8 @@ mod clock;
 mod codec;
 mod command;
 mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod id;
 mod lease;
