@@ -8,6 +8,7 @@
 //! one that exists. What a version has written stays as it is; a new version gets a directory of its own.
 #![forbid(unsafe_code)]
 
+pub mod replay;
 mod text;
 pub mod wire;
 
@@ -155,7 +156,7 @@ impl Corpus {
     }
 
     fn add(&mut self, name: &str, sample: Sample) {
-        let _ = read(&self.directory, fs::create_dir_all(&self.directory));
+        read(&self.directory, fs::create_dir_all(&self.directory));
         for (extension, content) in [
             ("bin", sample.bytes.as_slice()),
             ("txt", sample.text.as_bytes()),

@@ -4,13 +4,15 @@
 //! (four bytes of length, big-endian, then one encoded message), or a single message up to the end of the stream,
 //! which is a snapshot.
 //!
-//! protobuf 2.28 can be made to recurse by nested groups (RUSTSEC-2024-0437), so bytes are decoded only from a
-//! peer that has shown a certificate of the pair, and only up to these limits.
+//! Bytes are decoded only from a peer that has shown a certificate of the pair, only up to these limits, and only
+//! after a look at their [`shape`].
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use protobuf::Message as _;
 use quinn::{ReadExactError, RecvStream};
 use tandem_replication_core::eraftpb::Message;
+
+use super::shape::{self, ShapeError};
 
 /// Largest frame on a message stream, in bytes: an append carries entries of up to 1 MiB and is split by the
 /// replica well below this. Longer frames end the connection.
@@ -51,6 +53,8 @@ pub(super) enum FrameError {
     TooLong(u32),
     #[error("a stream of unknown kind {0}")]
     UnknownStream(u8),
+    #[error("refused before parsing: {0}")]
+    Shape(#[from] ShapeError),
     #[error("undecodable message: {0}")]
     Undecodable(#[from] protobuf::ProtobufError),
     #[error(transparent)]
@@ -58,6 +62,7 @@ pub(super) enum FrameError {
 }
 
 pub(super) fn decode(bytes: &Bytes) -> Result<Message, FrameError> {
+    shape::check(bytes)?;
     Ok(Message::parse_from_carllerche_bytes(bytes)?)
 }
 

@@ -10,8 +10,10 @@
 
 mod counters;
 mod frame;
+pub(crate) mod fuzzing;
 mod incoming;
 mod outgoing;
+mod shape;
 #[cfg(test)]
 mod tests;
 mod tls;
