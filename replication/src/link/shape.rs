@@ -205,6 +205,8 @@ mod tests {
     #[test]
     fn what_costs_more_memory_than_a_frame_should_is_refused() {
         let entries = |count: usize| [0x3a, 0x00].repeat(count);
+        // A frame of nothing but empty entries.
+        assert!(STREAM_FRAME_LIMIT as usize / 2 * size_of::<Entry>() > 400 << 20);
         assert_eq!(check(&entries(FIELD_LIMIT)), Ok(()));
         assert_eq!(
             check(&entries(FIELD_LIMIT + 1)),

@@ -20,10 +20,10 @@ use rustls::version::TLS13;
 use tandem_replication_core::{MessageClass, ReplicaId, Slot};
 use tokio::runtime::Runtime;
 
-use super::super::frame::{self, STREAM_FRAME_LIMIT, StreamKind};
+use super::super::frame::{self, SNAPSHOT_LIMIT, STREAM_FRAME_LIMIT, StreamKind};
 use super::super::tls::{ALPN, QuicConfig};
 use super::super::{Link, LinkSettings};
-use super::{Node, free_address, message, wait_until};
+use super::{Node, PATIENCE, free_address, message, wait_until};
 use crate::mailbox::Mailbox;
 use crate::pki::{Credentials, server_name};
 
@@ -289,6 +289,12 @@ impl Raw {
     }
 }
 
+/// How the other side ended the connection.
+async fn closed(connection: &Connection, what: &str) -> ConnectionError {
+    let closed = tokio::time::timeout(PATIENCE, connection.closed()).await;
+    closed.unwrap_or_else(|_| panic!("never closed: {what}"))
+}
+
 /// A client of our CA that shows no certificate, or speaks another version.
 fn bare(credentials: Credentials, alpn: &[u8], show: bool) -> ClientConfig {
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -318,7 +324,7 @@ fn without_a_certificate_or_with_another_version_there_is_no_connection() {
         let error = nodes.runtime.block_on(async {
             // A client believes in its connection until the server's refusal arrives.
             match Raw::new(config).connect(at_a, Slot::A).await {
-                Ok(connection) => connection.closed().await,
+                Ok(connection) => closed(&connection, "a refusal").await,
                 Err(error) => error,
             }
         });
@@ -381,6 +387,11 @@ fn a_breach_of_the_format_ends_the_connection_and_is_counted() {
             StreamKind::Snapshot.byte(),
             vec![0xff; 8],
         ),
+        (
+            "a snapshot beyond the limit",
+            StreamKind::Snapshot.byte(),
+            vec![0; SNAPSHOT_LIMIT + 1],
+        ),
     ];
     let count = breaches.len() as u64;
     nodes.runtime.block_on(async {
@@ -393,7 +404,7 @@ fn a_breach_of_the_format_ends_the_connection_and_is_counted() {
                 .write_all(&[&[kind], bytes.as_slice()].concat())
                 .await;
             let _ = stream.finish();
-            let closed = connection.closed().await;
+            let closed = closed(&connection, what).await;
             let code = match &closed {
                 ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
                 other => panic!("{what}: {other}"),
