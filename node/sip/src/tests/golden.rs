@@ -10,8 +10,8 @@ use super::media::held;
 use crate::cdr::CdrRecord;
 use crate::command::{Command, MediaEvent};
 use crate::core::Sip;
+use crate::phone::{Action, Phone, step};
 use crate::record::{CALLEE, CallRecord, Phase};
-use crate::testing::phone::{Action, Phone, step};
 use crate::testing::{Pool, World, address, config, target};
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1");
