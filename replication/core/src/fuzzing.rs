@@ -10,7 +10,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 use crate::codec::{self, CodecError};
 use crate::{
     Change, Command, Config, Limits, Profile, Proposal, Replica, ReplicaId, Restored, Role, Slot,
-    Table, WriteId,
+    Table, WriteId, parse_message,
 };
 
 /// Steps of one run of [`replica`]; what the bytes say beyond is not looked at.
@@ -82,7 +82,7 @@ pub fn raft_message(bytes: &[u8]) {
             .expect("proto3 has no required fields");
         Message::parse_from_bytes(&bytes).expect("what was written is read")
     };
-    if let Ok(message) = Message::parse_from_carllerche_bytes(&Bytes::copy_from_slice(bytes)) {
+    if let Ok(message) = parse_message(&Bytes::copy_from_slice(bytes)) {
         let second = again(&message);
         assert_eq!(again(&second), second);
     }

@@ -22,6 +22,7 @@ mod id;
 mod lease;
 mod log;
 mod replica;
+mod shape;
 #[cfg(test)]
 mod sim;
 mod status;
@@ -34,6 +35,7 @@ pub use config::{Config, ConfigError, InvalidProfile, Limits, Profile, Timing};
 pub use id::{InvalidReplicaId, InvalidSlot, ProposalId, ReplicaId, Slot, WriteId};
 pub use raft::eraftpb;
 pub use replica::{ProposeError, Replica, TimerReason, TransferError};
+pub use shape::{MessageError, ShapeError, parse_message};
 pub use status::{Counters, LeaseStatus, PeerStatus, Status};
 
 /// The committed and applied state: opaque keys and values.

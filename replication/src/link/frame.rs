@@ -5,14 +5,13 @@
 //! which is a snapshot.
 //!
 //! Bytes are decoded only from a peer that has shown a certificate of the pair, only up to these limits, and only
-//! after a look at their [`shape`].
+//! after a look at their shape ([`parse_message`]).
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use protobuf::Message as _;
 use quinn::{ReadExactError, RecvStream};
 use tandem_replication_core::eraftpb::Message;
-
-use super::shape::{self, ShapeError};
+use tandem_replication_core::{MessageError, parse_message};
 
 /// Largest frame on a message stream, in bytes: an append carries entries of up to 1 MiB and is split by the
 /// replica well below this. Longer frames end the connection.
@@ -56,17 +55,14 @@ pub(super) enum FrameError {
     SnapshotTooLong,
     #[error("a stream of unknown kind {0}")]
     UnknownStream(u8),
-    #[error("refused before parsing: {0}")]
-    Shape(#[from] ShapeError),
-    #[error("undecodable message: {0}")]
-    Undecodable(#[from] protobuf::ProtobufError),
+    #[error(transparent)]
+    Message(#[from] MessageError),
     #[error(transparent)]
     Read(#[from] ReadExactError),
 }
 
 pub(super) fn decode(bytes: &Bytes) -> Result<Message, FrameError> {
-    shape::check(bytes)?;
-    Ok(Message::parse_from_carllerche_bytes(bytes)?)
+    Ok(parse_message(bytes)?)
 }
 
 pub(super) fn encode(message: &Message) -> Bytes {

@@ -13,7 +13,6 @@ mod frame;
 pub(crate) mod fuzzing;
 mod incoming;
 mod outgoing;
-mod shape;
 #[cfg(test)]
 mod tests;
 mod tls;
