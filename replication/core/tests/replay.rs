@@ -38,5 +38,5 @@ fn replicas() {
         env!("CARGO_MANIFEST_DIR"),
         "/../fuzz/seeds/replica"
     ));
-    replay(fuzzing::replica, &seeds, 2_000);
+    replay(fuzzing::replica, &seeds, 1_000);
 }
