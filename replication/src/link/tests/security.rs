@@ -353,17 +353,10 @@ fn framed(content: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), content].concat()
 }
 
-/// A frame beyond the limit, and whatever else is not of the format, ends the connection and is counted. The peer may
-/// come back.
-#[test]
-fn a_breach_of_the_format_ends_the_connection_and_is_counted() {
-    let nodes = Nodes::new();
-    let (a, b, at_a) = nodes.pair(free_address());
-    let client = QuicConfig::new(nodes.authority.node(Slot::Witness))
-        .unwrap()
-        .client;
+/// What ends a connection: the kind of a stream and what is on it.
+fn breaches() -> Vec<(&'static str, u8, Vec<u8>)> {
     let messages = StreamKind::Messages.byte();
-    let breaches = [
+    vec![
         (
             "a frame beyond the limit",
             messages,
@@ -392,7 +385,20 @@ fn a_breach_of_the_format_ends_the_connection_and_is_counted() {
             StreamKind::Snapshot.byte(),
             vec![0; SNAPSHOT_LIMIT + 1],
         ),
-    ];
+    ]
+}
+
+/// A frame beyond the limit, and whatever else is not of the format, ends the connection and is counted. The peer may
+/// come back.
+#[test]
+fn a_breach_of_the_format_ends_the_connection_and_is_counted() {
+    let nodes = Nodes::new();
+    let (a, b, at_a) = nodes.pair(free_address());
+    let client = QuicConfig::new(nodes.authority.node(Slot::Witness))
+        .unwrap()
+        .client;
+    let messages = StreamKind::Messages.byte();
+    let breaches = breaches();
     let count = breaches.len() as u64;
     nodes.runtime.block_on(async {
         let witness = Raw::new(client);
