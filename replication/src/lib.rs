@@ -16,6 +16,8 @@
 mod clock;
 mod driver;
 mod event;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod link;
 mod mailbox;

@@ -180,6 +180,9 @@ pub fn media_event(event: tandem_media::Event) -> MediaEvent {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

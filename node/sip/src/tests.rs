@@ -4,6 +4,7 @@
 
 mod calls;
 mod failover;
+mod golden;
 mod hostile;
 mod media;
 mod numbering;

@@ -15,12 +15,15 @@ mod clock;
 mod codec;
 mod command;
 mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod id;
 mod lease;
 mod log;
 mod replica;
 mod sabotage;
+mod shape;
 #[cfg(test)]
 mod sim;
 mod status;
@@ -35,6 +38,7 @@ pub use raft::eraftpb;
 pub use replica::{ProposeError, Replica, TimerReason, TransferError};
 #[cfg(feature = "sabotage")]
 pub use sabotage::Sabotage;
+pub use shape::{MessageError, ShapeError, parse_message};
 pub use status::{Counters, LeaseStatus, PeerStatus, Status};
 
 /// The committed and applied state: opaque keys and values.

@@ -252,6 +252,9 @@ impl Replica {
                     index: metadata.index,
                     term: metadata.term,
                 };
+                if self.contradicts_commit(position) {
+                    return Err(Refusal::Malformed);
+                }
                 self.incoming =
                     Some((position, admission::snapshot_table(message.get_snapshot())?));
             }
@@ -481,6 +484,12 @@ impl Replica {
             checks_appends: !self.lacking.lacks(Sabotage::BatchAssertion),
             conf_state: self.raw.store().conf_state(),
         }
+    }
+
+    /// raft-rs would take the snapshot: it drops older ones, and trusts the term of one that is as old as its commit.
+    fn contradicts_commit(&self, snapshot: Position) -> bool {
+        let log = &self.raw.raft.raft_log;
+        snapshot.index == log.committed && log.term(snapshot.index).ok() != Some(snapshot.term)
     }
 
     /// A heartbeat answered just before a crash promised an election timeout without a vote. Nothing

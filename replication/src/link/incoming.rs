@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use quinn::{Connection, Endpoint, Incoming, RecvStream, VarInt};
+use quinn::{Connection, Endpoint, Incoming, ReadToEndError, RecvStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tandem_replication_core::eraftpb::Message;
 use tandem_replication_core::{ReplicaId, Slot};
@@ -174,8 +174,10 @@ impl Reader {
     }
 
     async fn read_snapshot(&self, mut stream: RecvStream) -> Result<(), FrameError> {
-        let Ok(bytes) = stream.read_to_end(frame::SNAPSHOT_LIMIT).await else {
-            return Ok(());
+        let bytes = match stream.read_to_end(frame::SNAPSHOT_LIMIT).await {
+            Ok(bytes) => bytes,
+            Err(ReadToEndError::TooLong) => return Err(FrameError::SnapshotTooLong),
+            Err(ReadToEndError::Read(_)) => return Ok(()),
         };
         let length = bytes.len();
         let decoded = tokio::task::spawn_blocking(move || frame::decode(&Bytes::from(bytes))).await;

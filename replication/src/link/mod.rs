@@ -10,6 +10,7 @@
 
 mod counters;
 mod frame;
+pub(crate) mod fuzzing;
 mod incoming;
 mod outgoing;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Who may speak, and how the link heals. Real sockets and TLS on loopback.
 #![allow(clippy::unwrap_used)]
 
+mod security;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;

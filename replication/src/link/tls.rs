@@ -19,7 +19,7 @@ use super::incoming::HANDSHAKES;
 use crate::pki::Credentials;
 
 /// Version of everything spoken over the link. Peers that do not share it refuse each other.
-const ALPN: &[u8] = b"tandem/1";
+pub(super) const ALPN: &[u8] = b"tandem/1";
 
 /// Round trip assumed before it has been measured: the first retransmissions come this early.
 const INITIAL_RTT: Duration = Duration::from_millis(5);

@@ -113,7 +113,7 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
     Ok((store, restored))
 }
 
-fn open_database(
+pub(super) fn open_database(
     state_dir: &Path,
     directory: &PathBuf,
     id: ReplicaId,

@@ -12,6 +12,7 @@
 
 mod error;
 mod files;
+pub(crate) mod fuzzing;
 mod identity;
 mod keys;
 mod load;

@@ -44,7 +44,7 @@ impl Tip {
         self.term >= earlier.term && vote_kept && log_kept
     }
 
-    fn encode(&self) -> [u8; RECORD_BYTES] {
+    pub(super) fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut record = [0; RECORD_BYTES];
         let fields = [self.term, self.vote, self.last.index, self.last.term];
         for (chunk, field) in record.chunks_exact_mut(8).zip(fields) {
@@ -55,7 +55,7 @@ impl Tip {
         record
     }
 
-    fn decode(record: &[u8]) -> Option<Tip> {
+    pub(super) fn decode(record: &[u8]) -> Option<Tip> {
         let (body, checksum) = record.split_last_chunk::<4>()?;
         if body.len() != RECORD_BYTES - 4 || u32::from_be_bytes(*checksum) != fnv1a(body) {
             return None;

@@ -103,3 +103,28 @@ proptest! {
         }
     }
 }
+
+/// Found by the fuzz target `replica`: what is committed stays, whatever a peer calls a snapshot of the same index.
+#[test]
+fn a_snapshot_of_another_history_does_not_replace_what_is_committed() {
+    let mut bench = Bench::follower();
+    bench.pass(ms(120));
+    let voters = [A.get(), B.get(), WITNESS.get()];
+    let row = |value: &'static [u8]| {
+        Table::from([(Bytes::from_static(b"row"), Bytes::from_static(value))])
+    };
+    let mut receive = |term, value| {
+        let mut message = message(MessageType::MsgSnapshot, B, term);
+        let content = snapshot(4, term, &voters, encode_table(&row(value), 0));
+        message.set_snapshot(content.get_snapshot().clone());
+        bench.replica.handle_message(message, bench.now);
+        (
+            bench.replica.table().clone(),
+            bench.replica.status().counters.malformed,
+        )
+    };
+    assert_eq!(receive(1, b"committed"), (row(b"committed"), 0));
+    assert_eq!(receive(6, b"another"), (row(b"committed"), 1));
+    // The same one again is no contradiction.
+    assert_eq!(receive(1, b"committed"), (row(b"committed"), 1));
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod damage;
+mod golden;
 mod kill;
 mod model;
 mod round_trip;
