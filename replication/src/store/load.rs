@@ -10,21 +10,39 @@ use protobuf::Message as _;
 use tandem_replication_core::eraftpb::{ConfState, Entry, HardState};
 use tandem_replication_core::{Position, ReplicaId, Restored};
 
+use super::durability::{Durability, Mode, UnsyncedMark};
 use super::error::StoreError;
-use super::files::{self, Durability, with_path};
+use super::files::{self, Syncs, with_path};
 use super::identity;
 use super::tip::{Tip, TipFile};
-use super::{CACHE_BYTES, LOG_DIRECTORY, SEGMENT_BYTES, Store, keys};
+use super::{CACHE_BYTES, LOG_DIRECTORY, SEGMENT_BYTES, Store, keys, retire};
 use crate::panics::guarded;
 
-pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored), StoreError> {
+pub(super) fn open(
+    state_dir: &Path,
+    id: ReplicaId,
+    mode: &Mode,
+) -> Result<(Store, Restored), StoreError> {
     let builder = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(state_dir);
     with_path("create", state_dir, builder)?;
     let directory = state_dir.join(LOG_DIRECTORY);
-    let identity = identity::stored_identity(state_dir)?;
+    let retiring = retire::pending(state_dir)?;
+    match &retiring {
+        Some(retiring) if retiring.next != id => {
+            return Err(StoreError::Foreign {
+                path: state_dir.to_owned(),
+                found: retiring.next,
+                expected: id,
+            });
+        }
+        Some(retiring) => drop(retire::finish(state_dir, retiring)?),
+        None => {}
+    }
+    let identity = identity::read(state_dir)?;
+    let mark = UnsyncedMark::new(state_dir);
     match identity {
         Some(found) if found != id => {
             return Err(StoreError::Foreign {
@@ -39,7 +57,8 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
                 id,
             });
         }
-        Some(_) | None => {}
+        Some(_) => mark.check(id, &mode.boot)?,
+        None => {}
     }
     if files::database_exists(&directory) {
         files::wait_for_lock(&directory)?;
@@ -47,7 +66,7 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
     }
 
     let db = open_database(state_dir, &directory, id)?;
-    let durability = Durability::open(&directory)?;
+    let syncs = Syncs::open(&directory)?;
     let corrupt = |detail: String| StoreError::Corrupt {
         path: state_dir.to_owned(),
         id,
@@ -75,7 +94,11 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         }
         tip_file.write_durably(&tip)?;
         files::sync_directory(state_dir)?;
+        files::sync_way_to(state_dir)?;
         identity::create(state_dir, id)?;
+    }
+    if retiring.is_some() {
+        retire::settle(state_dir)?;
     }
     if !tip.follows(&earlier) {
         return Err(corrupt(format!(
@@ -101,7 +124,9 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         id,
         state_dir: state_dir.to_owned(),
         db,
-        durability,
+        syncs,
+        durability: mode.durability,
+        mark,
         tip_file,
         tip,
         first_row,
@@ -110,6 +135,11 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         stale_generations,
     };
     while store.clean()? {}
+    match mode.durability {
+        // What an earlier life left with the kernel is on the disk since `Syncs::open`.
+        Durability::Durable => store.mark.clear()?,
+        Durability::Memory => store.mark.set(&mode.boot)?,
+    }
     Ok((store, restored))
 }
 
@@ -144,6 +174,15 @@ pub(super) fn database_error(
     action: &'static str,
     source: sled::Error,
 ) -> StoreError {
+    if let sled::Error::Io(error) = &source
+        && files::is_full(error)
+    {
+        return StoreError::Full {
+            action,
+            path: state_dir.to_owned(),
+            detail: error.to_string(),
+        };
+    }
     let damaged = match &source {
         sled::Error::Io(error) => {
             matches!(

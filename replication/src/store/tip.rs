@@ -15,7 +15,7 @@ use tandem_replication_core::eraftpb::HardState;
 use super::error::StoreError;
 use super::files::with_path;
 
-const FILE: &str = "tip";
+pub(super) const FILE: &str = "tip";
 const RECORD_BYTES: usize = 36;
 
 /// What the store held at some moment.
