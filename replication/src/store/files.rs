@@ -56,6 +56,19 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// Removes a file, or a directory with all that is in it, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => with_path("remove", path, removed),
+    }
+}
+
 /// Makes names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     with_path(
@@ -151,6 +164,8 @@ pub(super) struct Syncs {
     database_path: PathBuf,
     blobs: PathBuf,
     synced_blobs: BTreeSet<OsString>,
+    /// How often the database was synced.
+    count: u64,
 }
 
 impl Syncs {
@@ -166,6 +181,7 @@ impl Syncs {
             database_path,
             blobs: directory.join(BLOBS),
             synced_blobs: BTreeSet::new(),
+            count: 0,
         };
         syncs.sync_blobs()?;
         syncs.sync_database()?;
@@ -174,8 +190,14 @@ impl Syncs {
     }
 
     /// Makes what sled has written durable.
-    pub(super) fn sync_database(&self) -> Result<(), StoreError> {
+    pub(super) fn sync_database(&mut self) -> Result<(), StoreError> {
+        self.count += 1;
         with_path("sync", &self.database_path, self.database.sync_data())
+    }
+
+    /// How often the database was synced since it was opened.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Makes new blobs durable. Blobs are rare, and the directory stays almost empty: see `SEGMENT_BYTES`.

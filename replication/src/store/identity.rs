@@ -8,11 +8,13 @@ use std::time::SystemTime;
 use tandem_replication_core::{ReplicaId, Slot};
 
 use super::error::StoreError;
-use super::files::replace_durably;
-use super::retire;
+use super::files::{remove, replace_durably, sync_directory};
+use super::{LOG_DIRECTORY, retire, tip};
 use crate::pki::SLOTS;
 
 pub(super) const FILE: &str = "identity";
+/// Present while a store is being created.
+const CREATING: &str = "creating";
 const VERSION_LINE: &str = "tandem-store 1";
 
 /// The replica a state directory belongs to, or will once its predecessor's state is moved aside; `None` if the
@@ -48,6 +50,31 @@ pub(super) fn read(state_dir: &Path) -> Result<Option<ReplicaId>, StoreError> {
             detail: "the identity file is garbled",
         }),
     }
+}
+
+/// Notes that a store is about to be created here, and clears away what an earlier attempt left that was cut short:
+/// sled does not open a half of its settings, and nothing in such a store was ever acknowledged. A log that nobody
+/// noted is left alone.
+pub(super) fn begin_creation(state_dir: &Path) -> Result<(), StoreError> {
+    let log = state_dir.join(LOG_DIRECTORY);
+    if state_dir.join(CREATING).symlink_metadata().is_ok() {
+        remove(&log)?;
+        remove(&state_dir.join(tip::FILE))
+    } else if log.symlink_metadata().is_ok() {
+        Ok(())
+    } else {
+        replace_durably(state_dir, CREATING, b"")
+    }
+}
+
+/// The store has its identity: nothing in it may be cleared away any more.
+pub(super) fn end_creation(state_dir: &Path) -> Result<(), StoreError> {
+    let creating = state_dir.join(CREATING);
+    if creating.symlink_metadata().is_ok() {
+        remove(&creating)?;
+        sync_directory(state_dir)?;
+    }
+    Ok(())
 }
 
 pub(super) fn path(state_dir: &Path) -> PathBuf {

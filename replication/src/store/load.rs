@@ -58,7 +58,7 @@ pub(super) fn open(
             });
         }
         Some(_) => mark.check(id, &mode.boot)?,
-        None => {}
+        None => identity::begin_creation(state_dir)?,
     }
     if files::database_exists(&directory) {
         files::wait_for_lock(&directory)?;
@@ -97,6 +97,7 @@ pub(super) fn open(
         files::sync_way_to(state_dir)?;
         identity::create(state_dir, id)?;
     }
+    identity::end_creation(state_dir)?;
     if retiring.is_some() {
         retire::settle(state_dir)?;
     }

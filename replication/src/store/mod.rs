@@ -5,6 +5,7 @@
 //! unreadable record, a store of another replica are errors, never an empty start.
 //!
 //! ```text
+//! <state_dir>/creating   nothing here counts yet
 //! <state_dir>/identity   whose store this is; written last at creation
 //! <state_dir>/tip        lower bound of what was synced (see `tip`)
 //! <state_dir>/log/       sled

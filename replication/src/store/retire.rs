@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use tandem_replication_core::ReplicaId;
 
 use super::error::StoreError;
-use super::files::{self, replace_durably, sync_directory, with_path};
+use super::files::{self, remove, replace_durably, sync_directory, with_path};
 use super::{LOG_DIRECTORY, durability, identity, tip};
 
 const FILE: &str = "retiring";
@@ -140,18 +140,6 @@ fn retired(state_dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
     }
     found.sort_unstable();
     Ok(found)
-}
-
-fn remove(path: &Path) -> Result<(), StoreError> {
-    let removed = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => with_path("remove", path, removed),
-    }
 }
 
 impl Retiring {

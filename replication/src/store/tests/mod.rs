@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod damage;
+mod durability;
 mod kill;
 mod model;
 mod power_cut;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tandem_replication_core::{Position, Restored};
+use tandem_replication_core::{Position, Restored, Write};
 
 use super::super::{Mode, Store};
 use super::model::{ID, append, check, entry, hard_state, last, snapshot, write};
@@ -58,9 +58,11 @@ impl Acknowledged {
     /// Says what of it is missing, if anything.
     pub(super) fn missing_in(&self, restored: &Restored) -> Option<String> {
         let reached = last(restored);
+        // A leader of a later term may take back what was never applied.
+        let replaced = restored.hard_state.term > self.term;
         let kept = restored.hard_state.term >= self.term
             && restored.applied >= self.applied
-            && (reached.term, reached.index) >= (self.last.term, self.last.index);
+            && (replaced || (reached.term, reached.index) >= (self.last.term, self.last.index));
         (!kept).then(|| {
             format!(
                 "{self:?} was acknowledged; the store ends at {reached:?}, applied {}, in term {}",
@@ -103,20 +105,54 @@ impl Workload {
 
     /// One group of writes, said once it is confirmed.
     pub(super) fn step(&mut self) {
+        if self.random.random_range(0..12) == 0 {
+            self.take_back();
+        }
         let mut group = Vec::new();
         for _ in 0..self.random.random_range(1..4) {
             self.extend(&mut group);
         }
-        self.store.write(&group).unwrap();
-        let acknowledged = Acknowledged {
-            last: self.last,
-            applied: self.last.index,
-            term: self.term,
-        };
-        acknowledged.say();
+        self.write(&group, self.last.index);
         if self.random.random_range(0..4) == 0 {
             self.store.clean().unwrap();
         }
+    }
+
+    fn write(&mut self, group: &[Write], applied: u64) {
+        self.store.write(group).unwrap();
+        let acknowledged = Acknowledged {
+            last: self.last,
+            applied,
+            term: self.term,
+        };
+        acknowledged.say();
+    }
+
+    /// An uncommitted tail, replaced by a leader of a later term whose own log ends in an earlier one: the log
+    /// becomes less up to date, which the tip must be told first.
+    fn take_back(&mut self) {
+        let Position { index, term } = self.last;
+        self.term += 1;
+        let mut tail = write();
+        tail.entries = (index + 1..=index + 3)
+            .map(|index| entry(index, self.term))
+            .collect();
+        tail.hard_state = Some(hard_state(self.term, 1, index));
+        self.last = Position {
+            index: index + 3,
+            term: self.term,
+        };
+        self.write(&[tail], index);
+
+        self.term += 1;
+        let mut replaced = append(index + 1, index + 1, term);
+        replaced.truncate_from = Some(index + 1);
+        replaced.hard_state = Some(hard_state(self.term, 1, index + 1));
+        self.last = Position {
+            index: index + 1,
+            term,
+        };
+        self.write(&[replaced], index + 1);
     }
 
     /// Ends it as an orderly stop does.
@@ -124,7 +160,7 @@ impl Workload {
         self.store.close().unwrap();
     }
 
-    fn extend(&mut self, group: &mut Vec<tandem_replication_core::Write>) {
+    fn extend(&mut self, group: &mut Vec<Write>) {
         let from = self.last.index + 1;
         let to = self.last.index + self.random.random_range(1..6);
         let mut next = append(from, to, self.term);

@@ -27,6 +27,8 @@ use trace::Operation;
 
 const VICTIM: &str = "TANDEM_STORE_POWER_VICTIM";
 const DURABILITY: &str = "TANDEM_STORE_DURABILITY";
+/// Operations of an orderly stop, or some more.
+const STOPPING: usize = 8;
 /// What the victim says after an orderly stop.
 const CLOSED: &str = "closed";
 const SEED: u64 = 41;
@@ -48,7 +50,9 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
     let recorded = record(Durability::Durable);
     let mode = mode(Durability::Durable, "after");
     let mut opened = 0;
-    recorded.cut(recorded.random_cuts(60), |image, acknowledged, place| {
+    let mut cuts: Vec<_> = (0..=recorded.first_acknowledgement()).collect();
+    cuts.extend(recorded.random_cuts(60));
+    recorded.cut(cuts, |image, acknowledged, place| {
         let (store, restored) =
             Store::open_with(image, ID, &mode).unwrap_or_else(|error| panic!("{place}: {error}"));
         drop(store);
@@ -58,7 +62,7 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
             opened += 1;
         }
     });
-    assert!(opened > 200, "only {opened} images were of a store in use");
+    assert!(opened > 250, "only {opened} images were of a store in use");
 }
 
 /// In memory mode a power cut is noticed, unless everything had been synced: the moments after an orderly stop.
@@ -66,11 +70,15 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
 fn memory_mode_knows_that_the_power_was_cut() {
     let recorded = record(Durability::Memory);
     let mode = mode(Durability::Memory, "after");
-    let stopped = recorded.operations.iter().zip(1..);
-    let stopped = stopped.filter(|(operation, _)| operation.says(CLOSED));
-    let mut cuts: Vec<_> = stopped.map(|(_, cut)| cut).collect();
-    let stops = cuts.len() * LOSSES.len();
-    cuts.extend(recorded.random_cuts(16));
+    let stops: Vec<usize> = (1..)
+        .zip(&recorded.operations)
+        .filter(|(_, operation)| operation.says(CLOSED))
+        .map(|(cut, _)| cut)
+        .collect();
+    // Also the moments of the stop itself: the mark may not go before everything is synced.
+    let stopping = stops.iter().flat_map(|&cut| cut - STOPPING..=cut);
+    let mut cuts: Vec<usize> = stopping.collect();
+    cuts.extend(recorded.random_cuts(10));
     let (mut unclean, mut clean) = (0, 0);
     recorded.cut(cuts, |image, acknowledged, place| {
         match (Store::open_with(image, ID, &mode), acknowledged) {
@@ -83,14 +91,9 @@ fn memory_mode_knows_that_the_power_was_cut() {
             (Err(error), _) => panic!("{place}: {error}"),
         }
     });
-    assert!(
-        unclean > 60 && stops > 0,
-        "{unclean} unclean, {stops} stops"
-    );
-    assert!(
-        clean >= stops,
-        "{clean} of {stops} opened after an orderly stop"
-    );
+    assert!(unclean > 40, "only {unclean} unclean");
+    let stopped = stops.len() * LOSSES.len();
+    assert!(stopped > 0 && clean >= stopped, "only {clean} opened");
 }
 
 /// What a victim did.
@@ -193,6 +196,12 @@ fn listing(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 impl Recorded {
+    /// How many operations the creation of the store took, and its first write.
+    fn first_acknowledgement(&self) -> usize {
+        let said = |operation: &Operation| matches!(operation, Operation::Say { text } if Acknowledged::last_in(text).is_some());
+        self.operations.iter().position(said).unwrap() + 1
+    }
+
     fn random_cuts(&self, count: usize) -> Vec<usize> {
         let mut random = StdRng::seed_from_u64(SEED);
         let cut = |_| random.random_range(0..=self.operations.len());
