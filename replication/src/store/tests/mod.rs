@@ -3,6 +3,7 @@
 
 mod damage;
 mod durability;
+mod full;
 mod kill;
 mod model;
 mod power_cut;
