@@ -80,6 +80,10 @@ pub(super) fn open(
         })?;
 
     let tip_file = TipFile::open(state_dir)?;
+    if identity.is_some() && tip_file.is_empty()? {
+        // It is written before the identity: without it nobody knows whether the log is whole.
+        return Err(corrupt("the tip file is missing".to_owned()));
+    }
     let earlier = tip_file
         .read()?
         .ok_or_else(|| corrupt("the tip file is garbled".to_owned()))?;

@@ -100,6 +100,12 @@ impl TipFile {
         Ok(TipFile { file, path })
     }
 
+    /// Whether nothing was ever written to it.
+    pub(super) fn is_empty(&self) -> Result<bool, StoreError> {
+        let metadata = with_path("look at", &self.path, self.file.metadata())?;
+        Ok(metadata.len() == 0)
+    }
+
     /// What the file remembers: nothing yet is the default, garbage is `None`.
     pub(super) fn read(&self) -> Result<Option<Tip>, StoreError> {
         let mut record = [0; RECORD_BYTES + 1];
