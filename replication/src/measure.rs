@@ -74,6 +74,7 @@ pub(crate) struct StoreMeter {
     sync: LatencyMeter,
     writes: AtomicU64,
     entries: AtomicU64,
+    syncs: AtomicU64,
     in_memory: AtomicBool,
     free_bytes: AtomicU64,
     disk_low: AtomicBool,
@@ -88,12 +89,25 @@ pub struct StoreStatus {
     pub writes: u64,
     /// Log entries appended.
     pub entries: u64,
-    /// Whether acknowledgements rest on the machine's memory: [`Durability::Memory`].
+    /// How often the disk was synced for them.
+    pub syncs: u64,
+    /// Whether acknowledgements rest on the machine's memory.
     pub in_memory: bool,
     /// Room left on the state directory's file system, looked at each second; 0 before the first look.
     pub free_bytes: u64,
     /// Whether that is below the low-water mark.
     pub disk_low: bool,
+}
+
+impl StoreStatus {
+    /// What an acknowledged entry survives.
+    pub fn durability(&self) -> Durability {
+        if self.in_memory {
+            Durability::Memory
+        } else {
+            Durability::Durable
+        }
+    }
 }
 
 impl StoreMeter {
@@ -116,7 +130,9 @@ impl StoreMeter {
         self.sync.record(duration);
     }
 
-    pub(crate) fn written(&self, group: &[Write]) {
+    /// `syncs` is how many the store has needed so far.
+    pub(crate) fn written(&self, group: &[Write], syncs: u64) {
+        self.syncs.store(syncs, Ordering::Relaxed);
         let entries: usize = group.iter().map(|write| write.entries.len()).sum();
         self.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
         self.entries.fetch_add(entries as u64, Ordering::Relaxed);
@@ -127,6 +143,7 @@ impl StoreMeter {
             sync: self.sync.latency(),
             writes: self.writes.load(Ordering::Relaxed),
             entries: self.entries.load(Ordering::Relaxed),
+            syncs: self.syncs.load(Ordering::Relaxed),
             in_memory: self.in_memory.load(Ordering::Relaxed),
             free_bytes: self.free_bytes.load(Ordering::Relaxed),
             disk_low: self.disk_low.load(Ordering::Relaxed),

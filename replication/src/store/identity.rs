@@ -32,8 +32,8 @@ pub fn stored_identity(state_dir: &Path) -> Result<Option<ReplicaId>, StoreError
 /// What the identity file says.
 pub(super) fn read(state_dir: &Path) -> Result<Option<ReplicaId>, StoreError> {
     let path = path(state_dir);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
             return Err(StoreError::Io {
@@ -43,7 +43,7 @@ pub(super) fn read(state_dir: &Path) -> Result<Option<ReplicaId>, StoreError> {
             });
         }
     };
-    match parse(&text) {
+    match std::str::from_utf8(&bytes).ok().and_then(parse) {
         Some(id) => Ok(Some(id)),
         None => Err(StoreError::Unidentified {
             path,

@@ -181,6 +181,11 @@ impl Store {
         self.tip_file.write(&self.tip)
     }
 
+    /// How often the disk was synced since the store was opened.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.count()
+    }
+
     /// Makes everything durable, and says so: an orderly stop.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         self.sync()?;

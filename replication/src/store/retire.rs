@@ -79,8 +79,8 @@ pub fn retire(state_dir: &Path, next: ReplicaId) -> Result<PathBuf, StoreError> 
 /// The retirement that a crash has interrupted, if any.
 pub(super) fn pending(state_dir: &Path) -> Result<Option<Retiring>, StoreError> {
     let path = state_dir.join(FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => match Retiring::parse(&text) {
+    match fs::read(&path) {
+        Ok(bytes) => match std::str::from_utf8(&bytes).ok().and_then(Retiring::parse) {
             Some(retiring) => Ok(Some(retiring)),
             None => Err(StoreError::Unidentified {
                 path,

@@ -117,7 +117,7 @@ fn run(
         if group.iter().any(|write| write.must_sync) {
             meter.synced(begun.elapsed());
         }
-        meter.written(&group);
+        meter.written(&group, store.syncs());
         for write in group.drain(..) {
             cleaning |= write.compact_to.is_some() || write.snapshot.is_some();
             confirm.persisted(write.id);

@@ -116,9 +116,9 @@ fn memory_mode_syncs_promises_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = open(directory.path(), Durability::Memory, "one").unwrap();
     let mut syncs = |write, expected: u64, what: &str| {
-        let before = store.syncs.count();
+        let before = store.syncs();
         store.write(&[write]).unwrap();
-        assert_eq!(store.syncs.count() - before, expected, "{what}");
+        assert_eq!(store.syncs() - before, expected, "{what}");
     };
     syncs(append(1, 5, 1), 1, "a first term and vote");
     syncs(append(6, 9, 1), 0, "entries and rows");

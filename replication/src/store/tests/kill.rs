@@ -100,6 +100,7 @@ fn victim() {
         Path::new(&directory),
         &mode,
         variable(SEED).parse().unwrap(),
+        false,
     );
     loop {
         workload.step();

@@ -8,7 +8,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tandem_replication_core::{Position, Restored, Write};
 
 use super::super::{Mode, Store};
-use super::model::{ID, append, check, entry, hard_state, last, snapshot, write};
+use super::model::{ID, append, check, entry, hard_state, large, last, snapshot, write};
 
 /// What the store has confirmed, as the victim says it.
 #[derive(Clone, Copy, Debug)]
@@ -79,10 +79,12 @@ pub(super) struct Workload {
     last: Position,
     term: u64,
     compacted: u64,
+    /// Whether there are also rows that sled keeps in files of their own.
+    large: bool,
 }
 
 impl Workload {
-    pub(super) fn open(directory: &Path, mode: &Mode, seed: u64) -> Workload {
+    pub(super) fn open(directory: &Path, mode: &Mode, seed: u64, large: bool) -> Workload {
         let (mut store, restored) = Store::open_with(directory, ID, mode).unwrap();
         check(&restored);
         let mut last = last(&restored);
@@ -100,6 +102,7 @@ impl Workload {
             last,
             term: restored.hard_state.term.max(1) + 1,
             compacted: restored.compacted.index,
+            large,
         }
     }
 
@@ -111,6 +114,11 @@ impl Workload {
         let mut group = Vec::new();
         for _ in 0..self.random.random_range(1..4) {
             self.extend(&mut group);
+        }
+        if self.large {
+            let mut put = write();
+            put.changes = vec![large(self.last.index)];
+            group.push(put);
         }
         self.write(&group, self.last.index);
         if self.random.random_range(0..4) == 0 {

@@ -20,13 +20,14 @@ use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
 
 use super::super::{BootId, Durability, Mode, Store, StoreError};
-use super::model::{ID, check};
+use super::model::{ID, check, large_in};
 use super::workload::{Acknowledged, Workload};
 use disk::{Disk, LOSSES};
 use trace::Operation;
 
 const VICTIM: &str = "TANDEM_STORE_POWER_VICTIM";
 const DURABILITY: &str = "TANDEM_STORE_DURABILITY";
+const LARGE: &str = "TANDEM_STORE_LARGE";
 /// Operations of an orderly stop, or some more.
 const STOPPING: usize = 8;
 /// What the victim says after an orderly stop.
@@ -35,6 +36,8 @@ const SEED: u64 = 41;
 /// How often the victim opens its store, and how much it does each time.
 const SESSIONS: u64 = 3;
 const STEPS: u64 = 120;
+/// The same with large rows.
+const LARGE_STEPS: u64 = 5;
 /// The victim's state directory, below the base that was there before.
 const STATE: &str = "new/state";
 
@@ -47,7 +50,7 @@ fn mode(durability: Durability, boot: &str) -> Mode {
 
 #[test]
 fn nothing_acknowledged_is_lost_by_a_power_cut() {
-    let recorded = record(Durability::Durable);
+    let recorded = record(Durability::Durable, false);
     let mode = mode(Durability::Durable, "after");
     let mut opened = 0;
     let mut cuts: Vec<_> = (0..=recorded.first_acknowledgement()).collect();
@@ -65,10 +68,27 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
     assert!(opened > 250, "only {opened} images were of a store in use");
 }
 
+/// Rows that sled keeps in files of their own, each of them put with the group that is acknowledged.
+#[test]
+fn no_large_row_is_lost_by_a_power_cut() {
+    let recorded = record(Durability::Durable, true);
+    let mode = mode(Durability::Durable, "after");
+    recorded.cut(recorded.random_cuts(12), |image, acknowledged, place| {
+        let (_, restored) =
+            Store::open_with(image, ID, &mode).unwrap_or_else(|error| panic!("{place}: {error}"));
+        check(&restored);
+        let put = large_in(&restored.table);
+        if let Some(acknowledged) = acknowledged {
+            assert_eq!(acknowledged.missing_in(&restored), None, "{place}");
+            assert!(put > 0, "{place}");
+        }
+    });
+}
+
 /// In memory mode a power cut is noticed, unless everything had been synced: the moments after an orderly stop.
 #[test]
 fn memory_mode_knows_that_the_power_was_cut() {
-    let recorded = record(Durability::Memory);
+    let recorded = record(Durability::Memory, false);
     let mode = mode(Durability::Memory, "after");
     let stops: Vec<usize> = (1..)
         .zip(&recorded.operations)
@@ -107,7 +127,7 @@ fn scratch() -> TempDir {
     TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
 }
 
-fn record(durability: Durability) -> Recorded {
+fn record(durability: Durability, large: bool) -> Recorded {
     let directory = scratch();
     let base = directory.path().join("base");
     fs::create_dir(&base).unwrap();
@@ -121,6 +141,7 @@ fn record(durability: Durability) -> Recorded {
         ])
         .env(VICTIM, base.join(STATE))
         .env(DURABILITY, durability.to_string())
+        .env(LARGE, large.to_string())
         .env("RUST_TEST_THREADS", "1")
         .env("LD_PRELOAD", shim(directory.path()))
         .env("TANDEM_TRACE", &trace)
@@ -246,10 +267,11 @@ fn victim() {
         return;
     };
     let durability = std::env::var(DURABILITY).unwrap().parse().unwrap();
+    let large = std::env::var(LARGE).unwrap().parse().unwrap();
     let mode = mode(durability, "before");
     for session in 0..SESSIONS {
-        let mut workload = Workload::open(Path::new(&directory), &mode, SEED + session);
-        for _ in 0..STEPS {
+        let mut workload = Workload::open(Path::new(&directory), &mode, SEED + session, large);
+        for _ in 0..if large { LARGE_STEPS } else { STEPS } {
             workload.step();
         }
         if session % 2 == 0 {
