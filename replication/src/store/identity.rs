@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tandem_replication_core::{ReplicaId, Slot};
 
 use super::error::StoreError;
-use super::files::{remove, replace_durably, sync_directory};
+use super::files::{self, remove, replace_durably, sync_directory};
 use super::{LOG_DIRECTORY, retire, tip};
 use crate::pki::SLOTS;
 
@@ -58,6 +58,9 @@ pub(super) fn read(state_dir: &Path) -> Result<Option<ReplicaId>, StoreError> {
 pub(super) fn begin_creation(state_dir: &Path) -> Result<(), StoreError> {
     let log = state_dir.join(LOG_DIRECTORY);
     if state_dir.join(CREATING).symlink_metadata().is_ok() {
+        if files::database_exists(&log) {
+            files::wait_for_lock(&log)?;
+        }
         remove(&log)?;
         remove(&state_dir.join(tip::FILE))
     } else if log.symlink_metadata().is_ok() {

@@ -10,7 +10,7 @@ use protobuf::Message as _;
 use tandem_replication_core::eraftpb::{ConfState, Entry, HardState};
 use tandem_replication_core::{Position, ReplicaId, Restored};
 
-use super::durability::{Durability, Mode, UnsyncedMark};
+use super::durability::{BootId, Durability, Mode, UnsyncedMark};
 use super::error::StoreError;
 use super::files::{self, Syncs, with_path};
 use super::identity;
@@ -29,37 +29,7 @@ pub(super) fn open(
         .create(state_dir);
     with_path("create", state_dir, builder)?;
     let directory = state_dir.join(LOG_DIRECTORY);
-    let retiring = retire::pending(state_dir)?;
-    match &retiring {
-        Some(retiring) if retiring.next != id => {
-            return Err(StoreError::Foreign {
-                path: state_dir.to_owned(),
-                found: retiring.next,
-                expected: id,
-            });
-        }
-        Some(retiring) => drop(retire::finish(state_dir, retiring)?),
-        None => {}
-    }
-    let identity = identity::read(state_dir)?;
-    let mark = UnsyncedMark::new(state_dir);
-    match identity {
-        Some(found) if found != id => {
-            return Err(StoreError::Foreign {
-                path: state_dir.to_owned(),
-                found,
-                expected: id,
-            });
-        }
-        Some(id) if !files::database_exists(&directory) => {
-            return Err(StoreError::Missing {
-                path: state_dir.to_owned(),
-                id,
-            });
-        }
-        Some(_) => mark.check(id, &mode.boot)?,
-        None => identity::begin_creation(state_dir)?,
-    }
+    let identity = admit(state_dir, id, &mode.boot)?;
     if files::database_exists(&directory) {
         files::wait_for_lock(&directory)?;
         files::remove_unfinished_snapshots(&directory)?;
@@ -102,9 +72,7 @@ pub(super) fn open(
         identity::create(state_dir, id)?;
     }
     identity::end_creation(state_dir)?;
-    if retiring.is_some() {
-        retire::settle(state_dir)?;
-    }
+    retire::settle(state_dir)?;
     if !tip.follows(&earlier) {
         return Err(corrupt(format!(
             "it ends at {tip:?}, but had reached {earlier:?}"
@@ -131,7 +99,7 @@ pub(super) fn open(
         db,
         syncs,
         durability: mode.durability,
-        mark,
+        mark: UnsyncedMark::new(state_dir),
         tip_file,
         tip,
         first_row,
@@ -146,6 +114,40 @@ pub(super) fn open(
         Durability::Memory => store.mark.set(&mode.boot)?,
     }
     Ok((store, restored))
+}
+
+/// Whose store it is so far, if `id` may have it in this boot; `None` if it is still to be created.
+fn admit(state_dir: &Path, id: ReplicaId, boot: &BootId) -> Result<Option<ReplicaId>, StoreError> {
+    match retire::pending(state_dir)? {
+        Some(retiring) if retiring.next != id => {
+            return Err(StoreError::Foreign {
+                path: state_dir.to_owned(),
+                found: retiring.next,
+                expected: id,
+            });
+        }
+        Some(retiring) => drop(retire::finish(state_dir, &retiring)?),
+        None => {}
+    }
+    let identity = identity::read(state_dir)?;
+    match identity {
+        Some(found) if found != id => {
+            return Err(StoreError::Foreign {
+                path: state_dir.to_owned(),
+                found,
+                expected: id,
+            });
+        }
+        Some(id) if !files::database_exists(&state_dir.join(LOG_DIRECTORY)) => {
+            return Err(StoreError::Missing {
+                path: state_dir.to_owned(),
+                id,
+            });
+        }
+        Some(_) => UnsyncedMark::new(state_dir).check(id, boot)?,
+        None => identity::begin_creation(state_dir)?,
+    }
+    Ok(identity)
 }
 
 fn open_database(

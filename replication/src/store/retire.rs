@@ -121,9 +121,13 @@ pub(super) fn finish(state_dir: &Path, retiring: &Retiring) -> Result<PathBuf, S
     Ok(target)
 }
 
-/// The successor has its identity: the retirement is over.
+/// The successor has its identity: the retirement, if there was one, is over.
 pub(super) fn settle(state_dir: &Path) -> Result<(), StoreError> {
-    remove(&state_dir.join(FILE))?;
+    let record = state_dir.join(FILE);
+    if record.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    remove(&record)?;
     sync_directory(state_dir)
 }
 

@@ -14,6 +14,8 @@ use rand::rngs::StdRng;
 
 use super::trace::Operation;
 
+/// The directory that was there before.
+const BASE: usize = 0;
 /// The unit that a disk writes as a whole.
 const SECTOR: usize = 512;
 
@@ -55,7 +57,7 @@ struct File {
 #[derive(Clone, Debug)]
 enum Node {
     File(usize),
-    Directory,
+    Directory(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +73,8 @@ type Names = BTreeMap<OsString, Node>;
 struct Directory {
     synced: Names,
     pending: Vec<NameChange>,
+    /// With everything that is pending.
+    current: Names,
 }
 
 /// See the module.
@@ -79,7 +83,9 @@ pub(super) struct Disk {
     files: Vec<File>,
     /// The file that an inode number means now.
     inodes: BTreeMap<u64, usize>,
-    directories: BTreeMap<PathBuf, Directory>,
+    directories: Vec<Directory>,
+    /// The directory that a path means now.
+    paths: BTreeMap<PathBuf, usize>,
 }
 
 impl Disk {
@@ -88,7 +94,8 @@ impl Disk {
         Disk {
             files: Vec::new(),
             inodes: BTreeMap::new(),
-            directories: BTreeMap::from([(PathBuf::new(), Directory::default())]),
+            directories: vec![Directory::default()],
+            paths: BTreeMap::from([(PathBuf::new(), BASE)]),
         }
     }
 
@@ -98,10 +105,8 @@ impl Disk {
                 self.files.push(File::default());
                 let file = self.files.len() - 1;
                 self.inodes.insert(*inode, file);
-                self.change(path, |name| NameChange::Put {
-                    name,
-                    node: Node::File(file),
-                });
+                let node = Node::File(file);
+                self.change(path, |name| NameChange::Put { name, node });
             }
             Operation::Write {
                 inode,
@@ -122,23 +127,24 @@ impl Disk {
                 }
             }
             Operation::SyncDirectory { path } => {
-                let Directory { synced, pending } = self.directories.get_mut(path).unwrap();
+                let directory = &mut self.directories[self.paths[path]];
+                let Directory {
+                    synced, pending, ..
+                } = directory;
                 for change in pending.drain(..) {
                     rename(synced, change);
                 }
             }
             Operation::Rename { from, to } => {
-                assert_eq!(from.parent(), to.parent(), "a move between directories");
-                let to = to.file_name().unwrap().to_owned();
-                self.change(from, |from| NameChange::Move { from, to });
+                self.rename(from, to);
             }
             Operation::Unlink { path } => self.change(path, |name| NameChange::Remove { name }),
             Operation::MakeDirectory { path } => {
-                self.change(path, |name| NameChange::Put {
-                    name,
-                    node: Node::Directory,
-                });
-                self.directories.insert(path.clone(), Directory::default());
+                self.directories.push(Directory::default());
+                let directory = self.directories.len() - 1;
+                self.paths.insert(path.clone(), directory);
+                let node = Node::Directory(directory);
+                self.change(path, |name| NameChange::Put { name, node });
             }
             Operation::Say { .. } => {}
         }
@@ -146,12 +152,14 @@ impl Disk {
 
     /// Writes out, below `to`, what a power cut now could leave.
     pub(super) fn image(&self, to: &Path, loss: Loss, random: &mut StdRng) {
-        self.image_of(Path::new(""), to, loss, random);
+        self.image_of(BASE, to, loss, random);
     }
 
-    fn image_of(&self, directory: &Path, to: &Path, loss: Loss, random: &mut StdRng) {
-        fs::create_dir_all(to.join(directory)).unwrap();
-        let Directory { synced, pending } = &self.directories[directory];
+    fn image_of(&self, directory: usize, to: &Path, loss: Loss, random: &mut StdRng) {
+        fs::create_dir_all(to).unwrap();
+        let Directory {
+            synced, pending, ..
+        } = &self.directories[directory];
         let mut names = synced.clone();
         let kept = match loss {
             Loss::Nothing => pending.len(),
@@ -162,11 +170,11 @@ impl Disk {
             rename(&mut names, change.clone());
         }
         for (name, node) in names {
-            let path = directory.join(name);
+            let path = to.join(name);
             match node {
-                Node::Directory => self.image_of(&path, to, loss, random),
+                Node::Directory(directory) => self.image_of(directory, &path, loss, random),
                 Node::File(file) => {
-                    fs::write(to.join(path), self.files[file].after(loss, random)).unwrap();
+                    fs::write(path, self.files[file].after(loss, random)).unwrap();
                 }
             }
         }
@@ -178,8 +186,40 @@ impl Disk {
 
     fn change(&mut self, path: &Path, change: impl FnOnce(OsString) -> NameChange) {
         let name = path.file_name().unwrap().to_owned();
-        let directory = self.directories.get_mut(path.parent().unwrap()).unwrap();
-        directory.pending.push(change(name));
+        let directory = &mut self.directories[self.paths[path.parent().unwrap()]];
+        let change = change(name);
+        rename(&mut directory.current, change.clone());
+        directory.pending.push(change);
+    }
+
+    /// Within one directory a move is one change, as in a journal. Between two the worst is assumed: either half may
+    /// be lost.
+    fn rename(&mut self, from: &Path, to: &Path) {
+        if from.parent() == to.parent() {
+            let to = to.file_name().unwrap().to_owned();
+            self.change(from, |from| NameChange::Move { from, to });
+        } else {
+            let parent = &self.directories[self.paths[from.parent().unwrap()]];
+            let node = parent.current[from.file_name().unwrap()].clone();
+            self.change(to, |name| NameChange::Put { name, node });
+            self.change(from, |name| NameChange::Remove { name });
+        }
+        let moved: Vec<_> = self
+            .paths
+            .keys()
+            .filter(|path| path.starts_with(from))
+            .cloned()
+            .collect();
+        for path in moved {
+            let directory = self.paths.remove(&path).unwrap();
+            let below = path.strip_prefix(from).unwrap();
+            let path = if below == Path::new("") {
+                to.to_owned()
+            } else {
+                to.join(below)
+            };
+            self.paths.insert(path, directory);
+        }
     }
 }
 
