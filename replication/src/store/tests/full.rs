@@ -3,7 +3,7 @@
 //! The test starts its own binary again in a mount namespace of its own, where a small tmpfs is the disk.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -39,10 +39,14 @@ fn the_store_thread_tells_when_room_runs_out_and_when_it_is_back() {
     on_a_small_disk("store::tests::full::is_watched");
 }
 
-#[allow(clippy::print_stderr)]
 fn on_a_small_disk(test: &str) {
     if !geteuid().is_root() {
-        eprintln!("skipped: only root may mount a small disk");
+        // Not captured, so that it shows among tests that passed.
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED: needs root to mount a small disk"
+        )
+        .unwrap();
         return;
     }
     let directory = tempfile::tempdir().unwrap();
