@@ -116,6 +116,30 @@ pub(super) fn open(
     Ok((store, restored))
 }
 
+fn open_database(
+    state_dir: &Path,
+    directory: &PathBuf,
+    id: ReplicaId,
+) -> Result<sled::Db, StoreError> {
+    let config = sled::Config::new()
+        .path(directory)
+        .mode(sled::Mode::HighThroughput)
+        .cache_capacity(CACHE_BYTES)
+        .segment_size(SEGMENT_BYTES)
+        // The store thread decides when to sync.
+        .flush_every_ms(None);
+    // sled asserts on some kinds of damage instead of returning an error.
+    match guarded(|| config.open()) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(source)) => Err(database_error(state_dir, id, "open", source)),
+        Err(detail) => Err(StoreError::Corrupt {
+            path: state_dir.to_owned(),
+            id,
+            detail,
+        }),
+    }
+}
+
 /// Whose store it is so far, if `id` may have it in this boot; `None` if it is still to be created.
 fn admit(state_dir: &Path, id: ReplicaId, boot: &BootId) -> Result<Option<ReplicaId>, StoreError> {
     match retire::pending(state_dir)? {
@@ -148,30 +172,6 @@ fn admit(state_dir: &Path, id: ReplicaId, boot: &BootId) -> Result<Option<Replic
         None => identity::begin_creation(state_dir)?,
     }
     Ok(identity)
-}
-
-fn open_database(
-    state_dir: &Path,
-    directory: &PathBuf,
-    id: ReplicaId,
-) -> Result<sled::Db, StoreError> {
-    let config = sled::Config::new()
-        .path(directory)
-        .mode(sled::Mode::HighThroughput)
-        .cache_capacity(CACHE_BYTES)
-        .segment_size(SEGMENT_BYTES)
-        // The store thread decides when to sync.
-        .flush_every_ms(None);
-    // sled asserts on some kinds of damage instead of returning an error.
-    match guarded(|| config.open()) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(source)) => Err(database_error(state_dir, id, "open", source)),
-        Err(detail) => Err(StoreError::Corrupt {
-            path: state_dir.to_owned(),
-            id,
-            detail,
-        }),
-    }
 }
 
 /// Tells damage from obstacles: a store that is only locked or out of space is not lost.
