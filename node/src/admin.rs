@@ -20,7 +20,7 @@ use tandem_replication::{Replication, Slot};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::status::{
-    AddressView, ENGINE_STALE, EngineView, NodeStatus, Peer, ReplicationStatus, SyncTimes,
+    AddressView, Disk, ENGINE_STALE, EngineView, NodeStatus, Peer, ReplicationStatus, SyncTimes,
 };
 
 /// Entries a healthy peer may be behind: what is on its way at the highest rates.
@@ -150,6 +150,10 @@ impl Observed {
         if replication.store_failed {
             reasons.push("the store failed".to_owned());
         }
+        if replication.store.disk_low {
+            let free = replication.store.free_bytes >> 20;
+            reasons.push(format!("the disk is running full: {free} MiB are free"));
+        }
         if self.node.as_ref().is_some_and(Node::stale) {
             reasons.push("the engine is stuck".to_owned());
         }
@@ -225,6 +229,11 @@ fn replication_view(status: &tandem_replication::Status) -> ReplicationStatus {
             p50: status.store.sync.p50_us,
             p99: status.store.sync.p99_us,
             max: status.store.sync.max_us,
+        },
+        disk: Disk {
+            durability: status.store.durability().to_string(),
+            free_bytes: status.store.free_bytes,
+            low: status.store.disk_low,
         },
     }
 }

@@ -15,7 +15,7 @@ use std::{
     str::FromStr,
 };
 
-use tandem_replication::{Profile, Slot};
+use tandem_replication::{Durability, Profile, Slot};
 use toml::Spanned;
 
 pub(crate) use border::{Border, Floating, Mover, Realm, Target};
@@ -40,6 +40,7 @@ pub(crate) struct Pair {
     /// Peer link addresses by slot; always all three.
     pub(crate) addresses: BTreeMap<Slot, SocketAddr>,
     pub(crate) profile: Profile,
+    pub(crate) durability: Durability,
 }
 
 /// Where a configuration is broken, and how.
@@ -235,10 +236,15 @@ impl Pair {
             )?,
             None => Profile::default(),
         };
+        let durability = match &raw.durability {
+            Some(text) => value(text, "pair.durability", "\"durable\" or \"memory\"")?,
+            None => Durability::default(),
+        };
         Ok(Pair {
             keys: PathBuf::from(&raw.keys),
             addresses,
             profile,
+            durability,
         })
     }
 }

@@ -165,6 +165,11 @@ impl Shell {
                 warn!(%peer, "not connected");
                 return None;
             }
+            Event::DiskLow { free_bytes } => {
+                warn!(free_bytes, "the disk is running full");
+                return None;
+            }
+            Event::DiskRecovered => return None,
             // The worker takes it before it comes here.
             Event::StoreFailed(_) => return None,
         })

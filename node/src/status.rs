@@ -56,6 +56,17 @@ pub(crate) struct ReplicationStatus {
     pub(crate) peers: Vec<Peer>,
     /// Time to make a write durable, in microseconds.
     pub(crate) sync_us: SyncTimes,
+    pub(crate) disk: Disk,
+}
+
+/// The state directory's file system, and what an acknowledgement rests on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    /// `durable` or `memory`.
+    pub(crate) durability: String,
+    pub(crate) free_bytes: u64,
+    /// Below the low-water mark.
+    pub(crate) low: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -133,6 +144,16 @@ impl fmt::Display for NodeStatus {
             }
             writeln!(f)?;
         }
+        let disk = &self.replication.disk;
+        writeln!(
+            f,
+            "  disk     {} MiB free, acknowledgements are {}",
+            disk.free_bytes >> 20,
+            match disk.durability.as_str() {
+                "memory" => "in memory",
+                durable => durable,
+            }
+        )?;
         if let Some(address) = &self.address {
             write!(f, "  address  {} by {}", address.state, address.mover)?;
             match &address.last_error {

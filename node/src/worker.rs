@@ -118,6 +118,7 @@ fn start_replication(
     let keys = KeyPaths::in_directory(&config.pair.keys);
     let settings = Settings {
         profile: config.pair.profile,
+        durability: config.pair.durability,
         ..Settings::new(id, config.state_dir.clone(), listen, peers, keys)
     };
     let replication =

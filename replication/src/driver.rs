@@ -22,7 +22,7 @@ use crate::link::Link;
 use crate::mailbox::{Mail, Mailbox, PendingProposal, Received, Report, Request};
 use crate::measure::{LatencyMeter, StoreMeter};
 use crate::panics::guarded;
-use crate::store::StoreThread;
+use crate::store::{SpaceChange, StoreThread};
 
 /// What the Raft thread shows to the handles.
 #[derive(Debug)]
@@ -148,6 +148,14 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
             }
             Report::SnapshotSent { to, ok } => {
                 self.replica.handle_snapshot_sent(to, ok, clock::now());
+            }
+            Report::Space(SpaceChange::Low { free_bytes }) => {
+                tracing::warn!(free_bytes, "the disk is running full");
+                (self.sink)(Event::DiskLow { free_bytes });
+            }
+            Report::Space(SpaceChange::Recovered) => {
+                tracing::info!("the disk has room again");
+                (self.sink)(Event::DiskRecovered);
             }
         }
         Ok(())
@@ -300,7 +308,8 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
             Report::Persisted(_)
             | Report::PeerUp(_)
             | Report::PeerDown(_)
-            | Report::SnapshotSent { .. } => None,
+            | Report::SnapshotSent { .. }
+            | Report::Space(_) => None,
         });
         End::Failed(reason.unwrap_or_else(|| "the store does not keep up".to_owned()))
     }

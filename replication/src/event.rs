@@ -55,6 +55,14 @@ pub enum Event {
     PeerUp(Slot),
     /// They no longer have.
     PeerDown(Slot),
+    /// The state directory's file system is running full: below the low-water mark of the
+    /// [`Settings`](crate::Settings). What is written now is still safe. At the end the store fails.
+    DiskLow {
+        /// Room left for unprivileged writers.
+        free_bytes: u64,
+    },
+    /// There is room again: a quarter more than the low-water mark.
+    DiskRecovered,
     /// The disk failed, or a thread of replication panicked. The replica has stopped for good: the process should
     /// end and start afresh.
     StoreFailed(String),

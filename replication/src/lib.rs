@@ -37,7 +37,7 @@ pub use pki::{KeyPaths, PkiError};
 pub use settings::Settings;
 pub use start::{StartError, start};
 pub use status::{Peer, ReplicaCounters, Status};
-pub use store::{StoreError, stored_identity};
+pub use store::{BootId, Durability, StoreError, UnknownDurability, retire, stored_identity};
 pub use tandem_replication_core::{
     Change, Limits, Profile, ReplicaId, Role, Slot, Table, TransferError,
 };

@@ -12,7 +12,7 @@ use tandem_replication_core::eraftpb::Message;
 use tandem_replication_core::{Change, ReplicaId, Slot, Table, TransferError, WriteId};
 
 use crate::Ticket;
-use crate::store::StoreError;
+use crate::store::{SpaceChange, StoreError};
 
 /// Messages waiting for the Raft thread; at the bound new ones are dropped, as a network would.
 const MESSAGES: usize = 4096;
@@ -30,7 +30,12 @@ pub(crate) enum Report {
     StoreFailed(StoreError),
     PeerUp(Slot),
     PeerDown(Slot),
-    SnapshotSent { to: ReplicaId, ok: bool },
+    SnapshotSent {
+        to: ReplicaId,
+        ok: bool,
+    },
+    /// At most one a second.
+    Space(SpaceChange),
 }
 
 /// Asks the Raft thread for something.

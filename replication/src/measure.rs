@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 use tandem_replication_core::Write;
+
+use crate::store::{Durability, SpaceChange};
 
 /// Samples a percentile is taken from; older ones are forgotten.
 const WINDOW: usize = 1024;
@@ -72,25 +74,65 @@ pub(crate) struct StoreMeter {
     sync: LatencyMeter,
     writes: AtomicU64,
     entries: AtomicU64,
+    syncs: AtomicU64,
+    in_memory: AtomicBool,
+    free_bytes: AtomicU64,
+    disk_low: AtomicBool,
 }
 
 /// The store since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StoreStatus {
-    /// From the start of a group of writes until it was durable.
+    /// From the start of a group of writes until it was as durable as the mode asks for.
     pub sync: Latency,
     /// Writes executed.
     pub writes: u64,
     /// Log entries appended.
     pub entries: u64,
+    /// How often the disk was synced for them.
+    pub syncs: u64,
+    /// Whether acknowledgements rest on the machine's memory.
+    pub in_memory: bool,
+    /// Room left on the state directory's file system, looked at each second; 0 before the first look.
+    pub free_bytes: u64,
+    /// Whether that is below the low-water mark.
+    pub disk_low: bool,
+}
+
+impl StoreStatus {
+    /// What an acknowledged entry survives.
+    pub fn durability(&self) -> Durability {
+        if self.in_memory {
+            Durability::Memory
+        } else {
+            Durability::Durable
+        }
+    }
 }
 
 impl StoreMeter {
+    pub(crate) fn new(durability: Durability) -> StoreMeter {
+        let meter = StoreMeter::default();
+        let in_memory = durability == Durability::Memory;
+        meter.in_memory.store(in_memory, Ordering::Relaxed);
+        meter
+    }
+
+    pub(crate) fn looked(&self, free_bytes: u64, change: Option<SpaceChange>) {
+        self.free_bytes.store(free_bytes, Ordering::Relaxed);
+        if let Some(change) = change {
+            let low = matches!(change, SpaceChange::Low { .. });
+            self.disk_low.store(low, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn synced(&self, duration: Duration) {
         self.sync.record(duration);
     }
 
-    pub(crate) fn written(&self, group: &[Write]) {
+    /// `syncs` is how many the store has needed so far.
+    pub(crate) fn written(&self, group: &[Write], syncs: u64) {
+        self.syncs.store(syncs, Ordering::Relaxed);
         let entries: usize = group.iter().map(|write| write.entries.len()).sum();
         self.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
         self.entries.fetch_add(entries as u64, Ordering::Relaxed);
@@ -101,6 +143,10 @@ impl StoreMeter {
             sync: self.sync.latency(),
             writes: self.writes.load(Ordering::Relaxed),
             entries: self.entries.load(Ordering::Relaxed),
+            syncs: self.syncs.load(Ordering::Relaxed),
+            in_memory: self.in_memory.load(Ordering::Relaxed),
+            free_bytes: self.free_bytes.load(Ordering::Relaxed),
+            disk_low: self.disk_low.load(Ordering::Relaxed),
         }
     }
 }

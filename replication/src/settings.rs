@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use tandem_replication_core::{Limits, Profile, ReplicaId, Slot};
 
 use crate::pki::KeyPaths;
+use crate::store::{BootId, Durability};
 
 /// Settings of one replica.
 #[derive(Clone, Debug)]
@@ -27,6 +28,13 @@ pub struct Settings {
     pub profile: Profile,
     /// Bounds; the same on all nodes of a pair.
     pub limits: Limits,
+    /// What an acknowledged entry survives on this replica.
+    pub durability: Durability,
+    /// Free bytes on the state directory's file system below which [`DiskLow`](crate::Event::DiskLow) is reported.
+    /// `None`: 256 MiB, or 5 % of the file system if that is less.
+    pub disk_low_water: Option<u64>,
+    /// Which boot of the machine this is, for tests that restart it. `None`: the present one.
+    pub boot: Option<BootId>,
     /// Seed of the random part of the election timeouts.
     pub seed: u64,
 }
@@ -56,6 +64,9 @@ impl Settings {
             keys,
             profile: Profile::default(),
             limits: Limits::default(),
+            durability: Durability::default(),
+            disk_low_water: None,
+            boot: None,
             seed: rand::random(),
         }
     }

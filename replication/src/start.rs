@@ -16,7 +16,9 @@ use crate::mailbox::{Mailbox, Report};
 use crate::measure::StoreMeter;
 use crate::pki::{Credentials, PkiError};
 use crate::settings::Settings;
-use crate::store::{Confirm, Store, StoreError, StoreThread};
+use crate::store::{
+    BootId, Confirm, Mode, SpaceChange, SpaceWatch, Store, StoreError, StoreThread,
+};
 
 /// Why replication did not start.
 #[derive(Debug, thiserror::Error)]
@@ -57,16 +59,21 @@ pub fn start(
         keys,
         profile,
         limits,
+        durability,
+        disk_low_water,
+        boot,
         seed,
     } = settings;
     let credentials = Credentials::load(&keys, id.slot())?;
-    let (store, restored) = Store::open(&state_dir, id)?;
+    let boot = boot.map_or_else(BootId::of_machine, Ok)?;
+    let (store, restored) = Store::open_with(&state_dir, id, &Mode { durability, boot })?;
     tracing::info!(
         %id,
         path = %state_dir.display(),
         term = restored.hard_state.term,
         applied = restored.applied,
         rows = restored.table.len(),
+        %durability,
         "store opened"
     );
     let stored = (restored.applied, restored.table.clone());
@@ -87,9 +94,10 @@ pub fn start(
         peers,
     };
     let link = Link::start(&link_settings, credentials, &mailbox, runtime)?;
-    let meter = Arc::new(StoreMeter::default());
+    let meter = Arc::new(StoreMeter::new(durability));
+    let space = SpaceWatch::new(&state_dir, disk_low_water);
     let confirm = ToMailbox(Arc::clone(&mailbox));
-    let store = StoreThread::start(store, Arc::clone(&meter), confirm)
+    let store = StoreThread::start(store, space, Arc::clone(&meter), confirm)
         .inspect_err(|_| link.stop(runtime))?;
 
     let shared = Arc::new(Shared::new(replica.status(), meter, link));
@@ -118,6 +126,10 @@ struct ToMailbox(Arc<Mailbox>);
 impl Confirm for ToMailbox {
     fn persisted(&self, write: WriteId) {
         self.0.report(Report::Persisted(write));
+    }
+
+    fn space(&self, change: SpaceChange) {
+        self.0.report(Report::Space(change));
     }
 
     fn failed(&self, error: StoreError) {

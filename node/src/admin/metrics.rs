@@ -65,6 +65,9 @@ fn of_status(status: &NodeStatus) -> Vec<Sample> {
             value,
         ));
     }
+    let disk = &status.replication.disk;
+    samples.push(gauge("tandem_store_free_bytes", &[], disk.free_bytes));
+    samples.push(gauge("tandem_store_disk_low", &[], u64::from(disk.low)));
     if let Some(address) = &status.address {
         samples.push(gauge("tandem_address_held", &[], u64::from(address.holds)));
     }
@@ -147,6 +150,8 @@ fn help(name: &str) -> &'static str {
         "tandem_epoch" => "Raft term in which ownership was committed",
         "tandem_calls" => "Calls in the table",
         "tandem_held_messages" => "SIP messages waiting for their commit",
+        "tandem_store_free_bytes" => "Room on the state directory's file system",
+        "tandem_store_disk_low" => "1 when that is below the low-water mark",
         "tandem_store_sync_microseconds" => "Time to make a write durable",
         "tandem_events" => "Events by name since the worker started",
         _ if name.starts_with("tandem_media") => "Media relay",

@@ -61,6 +61,7 @@ pub(super) struct Pair {
     pub(super) b: Spanned<String>,
     pub(super) witness: Spanned<String>,
     pub(super) profile: Option<Spanned<String>>,
+    pub(super) durability: Option<Spanned<String>>,
 }
 
 fn default_keys() -> String {

@@ -59,6 +59,29 @@ pub enum StoreError {
         /// Whose store it was.
         id: ReplicaId,
     },
+    /// The machine restarted without an orderly stop while entries were acknowledged from its memory
+    /// ([`Durability::Memory`](super::Durability::Memory)).
+    #[error(
+        "the machine of {path} stopped without warning while {id} kept its log in memory; what {id} acknowledged may \
+         be lost, so it must not vote again: move {path} away and rejoin as incarnation {next}",
+        next = id.incarnation().saturating_add(1)
+    )]
+    Unclean {
+        /// The state directory.
+        path: PathBuf,
+        /// Whose store it is.
+        id: ReplicaId,
+    },
+    /// The file system has no room left. Nothing acknowledged is lost: the store opens again once there is room.
+    #[error("cannot {action} the store {path}: its file system is full ({detail})")]
+    Full {
+        /// What was tried.
+        action: &'static str,
+        /// The state directory, or the file concerned.
+        path: PathBuf,
+        /// What the operating system said.
+        detail: String,
+    },
     /// The store thread panicked.
     #[error("the store {path} failed: {detail}")]
     Panicked {
@@ -76,6 +99,16 @@ pub enum StoreError {
         found: ReplicaId,
         /// Who wanted to open it.
         expected: ReplicaId,
+    },
+    /// A successor must be a later incarnation of the same slot.
+    #[error("{path} belongs to {found}: {next} is not a later incarnation of it")]
+    NotLater {
+        /// The state directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: ReplicaId,
+        /// Who should follow.
+        next: ReplicaId,
     },
     /// The identity file cannot be read, or a log without identity holds something.
     #[error("{path} does not say whose store this is: {detail}")]

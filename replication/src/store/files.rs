@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,11 +30,43 @@ pub(super) fn with_path<T>(
     path: &Path,
     result: io::Result<T>,
 ) -> Result<T, StoreError> {
-    result.map_err(|source| StoreError::Io {
-        action,
-        path: path.to_owned(),
-        source,
+    result.map_err(|source| {
+        let path = path.to_owned();
+        if is_full(&source) {
+            let detail = source.to_string();
+            return StoreError::Full {
+                action,
+                path,
+                detail,
+            };
+        }
+        StoreError::Io {
+            action,
+            path,
+            source,
+        }
     })
+}
+
+/// Whether there was no room: neither damage nor a failing disk.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Removes a file, or a directory with all that is in it, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => with_path("remove", path, removed),
+    }
 }
 
 /// Makes names in a directory durable.
@@ -44,6 +76,23 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
         path,
         File::open(path).and_then(|directory| directory.sync_all()),
     )
+}
+
+/// Makes the way to a directory durable: which of the directories above it are new is not known after a crash.
+pub(super) fn sync_way_to(path: &Path) -> Result<(), StoreError> {
+    let absolute = with_path("find", path, path.canonicalize())?;
+    for directory in absolute.ancestors().skip(1) {
+        match sync_directory(directory) {
+            // Nothing was created in a directory that may not even be read.
+            Err(StoreError::Io { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                return Ok(());
+            }
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 /// Whether sled has ever created its file here.
@@ -92,39 +141,63 @@ pub(super) fn remove_unfinished_snapshots(directory: &Path) -> Result<usize, Sto
     Ok(removed)
 }
 
+/// Replaces a file so that after a crash it is there as a whole, old or new.
+pub(super) fn replace_durably(
+    directory: &Path,
+    name: &str,
+    content: &[u8],
+) -> Result<(), StoreError> {
+    let temporary = directory.join(format!("{name}.new"));
+    let mut file = with_path("create", &temporary, File::create(&temporary))?;
+    with_path("write", &temporary, file.write_all(content))?;
+    with_path("sync", &temporary, file.sync_all())?;
+    let renamed = fs::rename(&temporary, directory.join(name));
+    with_path("rename", &temporary, renamed)?;
+    sync_directory(directory)
+}
+
 /// The syncs sled leaves out: its `flush` only starts the write-back, and neither `conf` nor blobs nor names
 /// are synced at all.
 #[derive(Debug)]
-pub(super) struct Durability {
+pub(super) struct Syncs {
     database: File,
     database_path: PathBuf,
     blobs: PathBuf,
     synced_blobs: BTreeSet<OsString>,
+    /// How often the database was synced.
+    count: u64,
 }
 
-impl Durability {
+impl Syncs {
     /// Takes over a database that sled has just opened; what sled created there is durable afterwards.
-    pub(super) fn open(directory: &Path) -> Result<Durability, StoreError> {
+    pub(super) fn open(directory: &Path) -> Result<Syncs, StoreError> {
         let configuration = directory.join(CONFIGURATION_FILE);
         let synced = File::open(&configuration).and_then(|file| file.sync_all());
         with_path("sync", &configuration, synced)?;
         let database_path = directory.join(DATABASE_FILE);
         let database = with_path("open", &database_path, File::open(&database_path))?;
-        let mut durability = Durability {
+        let mut syncs = Syncs {
             database,
             database_path,
             blobs: directory.join(BLOBS),
             synced_blobs: BTreeSet::new(),
+            count: 0,
         };
-        durability.sync_blobs()?;
-        durability.sync_database()?;
+        syncs.sync_blobs()?;
+        syncs.sync_database()?;
         sync_directory(directory)?;
-        Ok(durability)
+        Ok(syncs)
     }
 
     /// Makes what sled has written durable.
-    pub(super) fn sync_database(&self) -> Result<(), StoreError> {
+    pub(super) fn sync_database(&mut self) -> Result<(), StoreError> {
+        self.count += 1;
         with_path("sync", &self.database_path, self.database.sync_data())
+    }
+
+    /// How often the database was synced since it was opened.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Makes new blobs durable. Blobs are rare, and the directory stays almost empty: see `SEGMENT_BYTES`.

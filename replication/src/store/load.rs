@@ -10,44 +10,33 @@ use protobuf::Message as _;
 use tandem_replication_core::eraftpb::{ConfState, Entry, HardState};
 use tandem_replication_core::{Position, ReplicaId, Restored};
 
+use super::durability::{BootId, Durability, Mode, UnsyncedMark};
 use super::error::StoreError;
-use super::files::{self, Durability, with_path};
+use super::files::{self, Syncs, with_path};
 use super::identity;
 use super::tip::{Tip, TipFile};
-use super::{CACHE_BYTES, LOG_DIRECTORY, SEGMENT_BYTES, Store, keys};
+use super::{CACHE_BYTES, LOG_DIRECTORY, SEGMENT_BYTES, Store, keys, retire};
 use crate::panics::guarded;
 
-pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored), StoreError> {
+pub(super) fn open(
+    state_dir: &Path,
+    id: ReplicaId,
+    mode: &Mode,
+) -> Result<(Store, Restored), StoreError> {
     let builder = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(state_dir);
     with_path("create", state_dir, builder)?;
     let directory = state_dir.join(LOG_DIRECTORY);
-    let identity = identity::stored_identity(state_dir)?;
-    match identity {
-        Some(found) if found != id => {
-            return Err(StoreError::Foreign {
-                path: state_dir.to_owned(),
-                found,
-                expected: id,
-            });
-        }
-        Some(id) if !files::database_exists(&directory) => {
-            return Err(StoreError::Missing {
-                path: state_dir.to_owned(),
-                id,
-            });
-        }
-        Some(_) | None => {}
-    }
+    let identity = admit(state_dir, id, &mode.boot)?;
     if files::database_exists(&directory) {
         files::wait_for_lock(&directory)?;
         files::remove_unfinished_snapshots(&directory)?;
     }
 
     let db = open_database(state_dir, &directory, id)?;
-    let durability = Durability::open(&directory)?;
+    let syncs = Syncs::open(&directory)?;
     let corrupt = |detail: String| StoreError::Corrupt {
         path: state_dir.to_owned(),
         id,
@@ -61,6 +50,10 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         })?;
 
     let tip_file = TipFile::open(state_dir)?;
+    if identity.is_some() && tip_file.is_empty()? {
+        // It is written before the identity: without it nobody knows whether the log is whole.
+        return Err(corrupt("the tip file is missing".to_owned()));
+    }
     let earlier = tip_file
         .read()?
         .ok_or_else(|| corrupt("the tip file is garbled".to_owned()))?;
@@ -75,8 +68,11 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         }
         tip_file.write_durably(&tip)?;
         files::sync_directory(state_dir)?;
+        files::sync_way_to(state_dir)?;
         identity::create(state_dir, id)?;
     }
+    identity::end_creation(state_dir)?;
+    retire::settle(state_dir)?;
     if !tip.follows(&earlier) {
         return Err(corrupt(format!(
             "it ends at {tip:?}, but had reached {earlier:?}"
@@ -101,7 +97,9 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         id,
         state_dir: state_dir.to_owned(),
         db,
-        durability,
+        syncs,
+        durability: mode.durability,
+        mark: UnsyncedMark::new(state_dir),
         tip_file,
         tip,
         first_row,
@@ -110,6 +108,11 @@ pub(super) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored),
         stale_generations,
     };
     while store.clean()? {}
+    match mode.durability {
+        // What an earlier life left with the kernel is on the disk since `Syncs::open`.
+        Durability::Durable => store.mark.clear()?,
+        Durability::Memory => store.mark.set(&mode.boot)?,
+    }
     Ok((store, restored))
 }
 
@@ -137,6 +140,40 @@ pub(super) fn open_database(
     }
 }
 
+/// Whose store it is so far, if `id` may have it in this boot; `None` if it is still to be created.
+fn admit(state_dir: &Path, id: ReplicaId, boot: &BootId) -> Result<Option<ReplicaId>, StoreError> {
+    match retire::pending(state_dir)? {
+        Some(retiring) if retiring.next != id => {
+            return Err(StoreError::Foreign {
+                path: state_dir.to_owned(),
+                found: retiring.next,
+                expected: id,
+            });
+        }
+        Some(retiring) => drop(retire::finish(state_dir, &retiring)?),
+        None => {}
+    }
+    let identity = identity::read(state_dir)?;
+    match identity {
+        Some(found) if found != id => {
+            return Err(StoreError::Foreign {
+                path: state_dir.to_owned(),
+                found,
+                expected: id,
+            });
+        }
+        Some(id) if !files::database_exists(&state_dir.join(LOG_DIRECTORY)) => {
+            return Err(StoreError::Missing {
+                path: state_dir.to_owned(),
+                id,
+            });
+        }
+        Some(_) => UnsyncedMark::new(state_dir).check(id, boot)?,
+        None => identity::begin_creation(state_dir)?,
+    }
+    Ok(identity)
+}
+
 /// Tells damage from obstacles: a store that is only locked or out of space is not lost.
 pub(super) fn database_error(
     state_dir: &Path,
@@ -144,6 +181,15 @@ pub(super) fn database_error(
     action: &'static str,
     source: sled::Error,
 ) -> StoreError {
+    if let sled::Error::Io(error) = &source
+        && files::is_full(error)
+    {
+        return StoreError::Full {
+            action,
+            path: state_dir.to_owned(),
+            detail: error.to_string(),
+        };
+    }
     let damaged = match &source {
         sled::Error::Io(error) => {
             matches!(

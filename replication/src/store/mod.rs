@@ -5,17 +5,22 @@
 //! unreadable record, a store of another replica are errors, never an empty start.
 //!
 //! ```text
+//! <state_dir>/creating   nothing here counts yet
 //! <state_dir>/identity   whose store this is; written last at creation
 //! <state_dir>/tip        lower bound of what was synced (see `tip`)
 //! <state_dir>/log/       sled
+//! <state_dir>/unsynced   which boot's memory the acknowledgements rest on (see `durability`)
 //! ```
 
+mod durability;
 mod error;
 mod files;
 pub(crate) mod fuzzing;
 mod identity;
 mod keys;
 mod load;
+mod retire;
+mod space;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -26,11 +31,16 @@ use std::path::{Path, PathBuf};
 use sled::Batch;
 use tandem_replication_core::{Change, Position, ReplicaId, Restored, SnapshotWrite, Write};
 
+pub(crate) use durability::Mode;
+pub use durability::{BootId, Durability, UnknownDurability};
 pub use error::StoreError;
 pub use identity::stored_identity;
+pub use retire::retire;
+pub(crate) use space::{SpaceChange, SpaceWatch};
 pub(crate) use thread::{Confirm, StoreThread};
 
-use files::Durability;
+use durability::UnsyncedMark;
+use files::Syncs;
 use tip::{Tip, TipFile};
 
 /// sled's directory within the state directory.
@@ -53,7 +63,9 @@ pub(crate) struct Store {
     id: ReplicaId,
     state_dir: PathBuf,
     db: sled::Db,
+    syncs: Syncs,
     durability: Durability,
+    mark: UnsyncedMark,
     tip_file: TipFile,
     /// What the tree holds, synced or not.
     tip: Tip,
@@ -70,15 +82,31 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`]; nothing is changed except that leftovers of a crash are removed.
-    pub(crate) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored), StoreError> {
-        load::open(state_dir, id)
+    pub(crate) fn open_with(
+        state_dir: &Path,
+        id: ReplicaId,
+        mode: &Mode,
+    ) -> Result<(Store, Restored), StoreError> {
+        load::open(state_dir, id, mode)
     }
 
-    /// Executes writes in order. When it returns, everything up to the last one that asked for it is durable.
+    /// Opens it as durable.
+    #[cfg(test)]
+    pub(crate) fn open(state_dir: &Path, id: ReplicaId) -> Result<(Store, Restored), StoreError> {
+        let mode = Mode {
+            durability: Durability::Durable,
+            boot: BootId::of_machine()?,
+        };
+        Store::open_with(state_dir, id, &mode)
+    }
+
+    /// Executes writes in order. When it returns, everything up to the last one that asked for it is as durable as
+    /// the mode says.
     ///
     /// # Errors
     /// After an error the store must not be used again: what reached the disk is unknown.
     pub(crate) fn write(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        let promises = writes.iter().any(|write| self.promises(write));
         let mut batch = Batch::default();
         for write in writes {
             if write.snapshot.is_some() || self.truncates(write) {
@@ -91,10 +119,22 @@ impl Store {
             self.stage(write, &mut batch)?;
         }
         self.apply(batch, "write to")?;
-        if writes.iter().any(|write| write.must_sync) {
-            self.sync()?;
+        let must_sync = writes.iter().any(|write| write.must_sync);
+        match self.durability {
+            Durability::Durable if must_sync => self.sync(),
+            Durability::Memory if promises => self.sync(),
+            Durability::Memory if must_sync => self.hand_over(),
+            Durability::Durable | Durability::Memory => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Whether a write holds what even memory mode puts on the disk: term, vote, membership.
+    fn promises(&self, write: &Write) -> bool {
+        let changes_vote = write
+            .hard_state
+            .as_ref()
+            .is_some_and(|state| (state.term, state.vote) != (self.tip.term, self.tip.vote));
+        changes_vote || write.conf_state.is_some() || write.snapshot.is_some()
     }
 
     /// Removes a bounded number of rows that no longer count. Returns whether there may be more.
@@ -136,12 +176,35 @@ impl Store {
 
     /// Makes everything written so far durable.
     pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
-        self.durability.sync_blobs()?;
-        self.db
-            .flush()
-            .map_err(|source| self.failed("flush", source))?;
-        self.durability.sync_database()?;
+        self.syncs.sync_blobs()?;
+        self.flush()?;
+        self.syncs.sync_database()?;
         self.tip_file.write(&self.tip)
+    }
+
+    /// How often the disk was synced since the store was opened.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.count()
+    }
+
+    /// Makes everything durable, and says so: an orderly stop.
+    pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        self.sync()?;
+        self.mark.clear()
+    }
+
+    /// Leaves everything written so far with the kernel, where it outlives this process.
+    fn hand_over(&mut self) -> Result<(), StoreError> {
+        self.flush()?;
+        self.tip_file.write(&self.tip)
+    }
+
+    /// Until then sled keeps what it was given in memory of its own.
+    fn flush(&self) -> Result<(), StoreError> {
+        match self.db.flush() {
+            Ok(_bytes) => Ok(()),
+            Err(source) => Err(self.failed("flush", source)),
+        }
     }
 
     /// Puts one write's rows into the batch, its snapshot excepted.

@@ -2,17 +2,21 @@
 //!
 //! It lives from [`StoreThread::start`] until its queue is closed, executes writes in order, groups what has
 //! queued up into one batch and one sync, and confirms each write. After a failed write it reports and ends: what
-//! an fsync that failed has written is unknown, so nothing is retried.
+//! an fsync that failed has written is unknown, so nothing is retried. It also watches the room on the disk, each second
+//! and between groups of writes.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
+};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
 use tandem_replication_core::{Write, WriteId};
 
-use super::{Store, StoreError};
+use super::space::LOOK_INTERVAL;
+use super::{SpaceChange, SpaceWatch, Store, StoreError};
 use crate::measure::StoreMeter;
 use crate::panics::guarded;
 
@@ -25,6 +29,8 @@ const GROUP: usize = 32;
 pub(crate) trait Confirm: Send + 'static {
     /// This write is done, durable if it asked for it.
     fn persisted(&self, write: WriteId);
+    /// The disk is running full, or is no longer.
+    fn space(&self, change: SpaceChange);
     /// The store is lost; nothing more will be confirmed.
     fn failed(&self, error: StoreError);
 }
@@ -39,6 +45,7 @@ pub(crate) struct StoreThread {
 impl StoreThread {
     pub(crate) fn start(
         store: Store,
+        space: SpaceWatch,
         meter: Arc<StoreMeter>,
         confirm: impl Confirm,
     ) -> io::Result<StoreThread> {
@@ -47,7 +54,7 @@ impl StoreThread {
             .name("tandem-store".to_owned())
             .spawn(move || {
                 let path = store.state_dir.clone();
-                let ended = guarded(|| run(store, &writes, &meter, &confirm))
+                let ended = guarded(|| run(store, space, &writes, &meter, &confirm))
                     .unwrap_or_else(|detail| Err(StoreError::Panicked { path, detail }));
                 if let Err(error) = ended {
                     tracing::error!(%error, "the store failed");
@@ -75,6 +82,7 @@ impl StoreThread {
 
 fn run(
     mut store: Store,
+    mut space: SpaceWatch,
     writes: &Receiver<Write>,
     meter: &StoreMeter,
     confirm: &impl Confirm,
@@ -82,6 +90,12 @@ fn run(
     let mut group = Vec::with_capacity(GROUP);
     let mut cleaning = true;
     loop {
+        if let Some((free_bytes, change)) = space.look(Instant::now()) {
+            meter.looked(free_bytes, change);
+            if let Some(change) = change {
+                confirm.space(change);
+            }
+        }
         // Rows that no longer count are removed while nothing else waits.
         let first = match writes.try_recv() {
             Ok(write) => write,
@@ -89,9 +103,10 @@ fn run(
                 cleaning = store.clean()?;
                 continue;
             }
-            Err(TryRecvError::Empty) => match writes.recv() {
+            Err(TryRecvError::Empty) => match writes.recv_timeout(LOOK_INTERVAL) {
                 Ok(write) => write,
-                Err(_) => break,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
             },
             Err(TryRecvError::Disconnected) => break,
         };
@@ -102,7 +117,7 @@ fn run(
         if group.iter().any(|write| write.must_sync) {
             meter.synced(begun.elapsed());
         }
-        meter.written(&group);
+        meter.written(&group, store.syncs());
         for write in group.drain(..) {
             cleaning |= write.compact_to.is_some() || write.snapshot.is_some();
             confirm.persisted(write.id);
@@ -112,5 +127,5 @@ fn run(
             cleaning = store.clean()?;
         }
     }
-    store.sync()
+    store.close()
 }

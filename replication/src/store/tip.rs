@@ -15,7 +15,7 @@ use tandem_replication_core::eraftpb::HardState;
 use super::error::StoreError;
 use super::files::with_path;
 
-const FILE: &str = "tip";
+pub(super) const FILE: &str = "tip";
 const RECORD_BYTES: usize = 36;
 
 /// What the store held at some moment.
@@ -98,6 +98,12 @@ impl TipFile {
             .open(&path);
         let file = with_path("open", &path, options)?;
         Ok(TipFile { file, path })
+    }
+
+    /// Whether nothing was ever written to it.
+    pub(super) fn is_empty(&self) -> Result<bool, StoreError> {
+        let metadata = with_path("look at", &self.path, self.file.metadata())?;
+        Ok(metadata.len() == 0)
     }
 
     /// What the file remembers: nothing yet is the default, garbage is `None`.

@@ -29,6 +29,7 @@ pub(crate) struct Seen {
     pub(crate) role: Option<Role>,
     pub(crate) leading: bool,
     pub(crate) peers_up: BTreeMap<Slot, bool>,
+    pub(crate) disk_low: Option<u64>,
     pub(crate) store_failed: Option<String>,
     pub(crate) index: u64,
 }
@@ -72,6 +73,8 @@ impl Observer {
             Event::LeaseLost { .. } => seen.leading = false,
             Event::PeerUp(slot) => drop(seen.peers_up.insert(slot, true)),
             Event::PeerDown(slot) => drop(seen.peers_up.insert(slot, false)),
+            Event::DiskLow { free_bytes } => seen.disk_low = Some(free_bytes),
+            Event::DiskRecovered => seen.disk_low = None,
             Event::StoreFailed(reason) => seen.store_failed = Some(reason),
         }
         drop(seen);
