@@ -38,6 +38,8 @@ use crate::{
 
 /// Inputs handled before their changes go into one log entry.
 const BATCH: usize = 256;
+/// Entries that a standby may lack and still be handed ownership: what is on its way. The transfer itself waits for them.
+const CAUGHT_UP: u64 = 1024;
 /// The longest the engine sleeps: how old the published view can get.
 const VIEW_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -166,10 +168,20 @@ impl Shell {
                 return None;
             }
             Event::DiskLow { free_bytes } => {
-                warn!(free_bytes, "the disk is running full");
+                let standby_ready = self.standby_is_ready();
+                warn!(
+                    free_bytes,
+                    standby_ready,
+                    "the disk is running full: an owner hands over, or takes no new calls"
+                );
+                self.parts.engine.handle_disk_low(standby_ready, now());
                 return None;
             }
-            Event::DiskRecovered => return None,
+            Event::DiskRecovered => {
+                info!("the disk has room again");
+                self.parts.engine.handle_disk_recovered();
+                return None;
+            }
             // The worker takes it before it comes here.
             Event::StoreFailed(_) => return None,
         })
@@ -218,11 +230,25 @@ impl Shell {
         }
     }
 
-    fn transfer(&mut self, epoch: Epoch) {
-        let standby = match self.parts.slot {
+    fn standby(&self) -> Slot {
+        match self.parts.slot {
             Slot::A => Slot::B,
             Slot::B | Slot::Witness => Slot::A,
-        };
+        }
+    }
+
+    /// Whether the other data node could serve at once: connected, and as far as what is on its way allows.
+    fn standby_is_ready(&self) -> bool {
+        let standby = self.standby().to_string();
+        let peers = self.parts.replication.status().peers;
+        peers.iter().any(|peer| {
+            let near = peer.lag.is_some_and(|lag| lag <= CAUGHT_UP);
+            peer.slot == standby && peer.voter && peer.connected && near
+        })
+    }
+
+    fn transfer(&mut self, epoch: Epoch) {
+        let standby = self.standby();
         if let Err(error) = self.parts.replication.transfer(standby) {
             warn!(%standby, %error, "ownership could not be handed over");
             self.parts.engine.handle_transfer_refused(epoch, now());
@@ -306,6 +332,7 @@ impl Shell {
             ("proposals_refused", engine.proposals_refused),
             ("media_refused", self.counters.media_refused),
             ("table_undecodable", engine.undecodable),
+            ("handed_over_disk_low", engine.handed_over_disk_low),
             ("owner_stale_epoch", ownership.stale_epoch),
             ("owner_activations", ownership.activations),
             ("owner_leases_lost", ownership.leases_lost),

@@ -9,6 +9,8 @@ pub struct Counters {
     pub proposals: u64,
     /// Batches that could not be proposed; the node then stops serving this epoch.
     pub proposals_refused: u64,
+    /// Times ownership was handed over because the disk was running full.
+    pub handed_over_disk_low: u64,
     /// Table entries that could not be decoded.
     pub undecodable: u64,
 }

@@ -137,6 +137,21 @@ impl Engine {
         self.own(OwnershipInput::Leader { epoch }, now);
     }
 
+    /// The disk that the log is on is running full. An owner hands over to a standby that is ready for it; without one
+    /// it keeps its calls and takes no new ones. Only an owner that serves while this happens hands over: one that took
+    /// over with a full disk stays, or the two would go on handing each other what neither can keep.
+    pub fn handle_disk_low(&mut self, standby_ready: bool, now: Now) {
+        self.sip.close_to_new_calls(true);
+        if standby_ready && self.hand_over(now) {
+            self.counters.handed_over_disk_low += 1;
+        }
+    }
+
+    /// There is room again.
+    pub fn handle_disk_recovered(&mut self) {
+        self.sip.close_to_new_calls(false);
+    }
+
     /// What the log tells, in its order.
     pub fn handle_committed(&mut self, committed: Committed, now: Now) {
         match committed {

@@ -22,6 +22,8 @@ mod engine;
 mod held;
 mod ports;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use cdr_id::{CdrId, InvalidCdrId};
 pub use command::{Batch, Command, Committed, Now};

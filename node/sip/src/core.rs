@@ -46,6 +46,8 @@ pub struct Sip {
     rng: StdRng,
     /// Epoch of the ownership; None on a standby.
     epoch: Option<u64>,
+    /// New calls get 503; those that are up go on.
+    closed: bool,
     /// The epoch in which the next two count. It outlives a loss of ownership, so that no number comes twice.
     numbered_epoch: u64,
     /// Calls made in this epoch.
@@ -72,6 +74,11 @@ struct Entry {
     deadline: Option<(Timestamp, TimerReason)>,
 }
 
+/// RFC 3261 section 21.5.4.
+fn unavailable() -> Refusal {
+    Refusal::new(503, "Service Unavailable").with(Name::RetryAfter, "5")
+}
+
 impl fmt::Debug for Sip {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -91,6 +98,7 @@ impl Sip {
             config,
             rng: StdRng::seed_from_u64(seed),
             epoch: None,
+            closed: false,
             numbered_epoch: 0,
             last_call: 0,
             last_cdr: 0,
@@ -139,6 +147,11 @@ impl Sip {
             Ok(request) => self.handle_request(&request, flow, now, ports),
             Err(error) => self.refuse_malformed(error, flow),
         }
+    }
+
+    /// Refuses new calls with 503, or takes them again. What is up goes on.
+    pub fn close_to_new_calls(&mut self, closed: bool) {
+        self.closed = closed;
     }
 
     /// To be called when the deadline of [`Sip::poll_timeout`] has come.
@@ -397,14 +410,17 @@ impl Sip {
             self.counters.rejected_merged += 1;
             return self.refuse(invite, flow, Refusal::new(482, "Loop Detected"));
         }
+        if self.closed {
+            self.counters.rejected_closed += 1;
+            return self.refuse(invite, flow, unavailable());
+        }
         let counter = self
             .last_call
             .checked_add(1)
             .filter(|_| self.table.len() < self.config.limits.calls);
         let (Some(epoch), Some(counter)) = (self.epoch, counter) else {
             self.counters.rejected_calls_limit += 1;
-            let refusal = Refusal::new(503, "Service Unavailable").with(Name::RetryAfter, "5");
-            return self.refuse(invite, flow, refusal);
+            return self.refuse(invite, flow, unavailable());
         };
         let key = CallKey::new(epoch, counter);
         let mut context = self.context(now, ports);

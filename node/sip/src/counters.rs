@@ -34,6 +34,8 @@ counters! {
     calls_ended,
     /// Refused INVITEs, by reason.
     rejected_calls_limit,
+    /// The disk is running full, and no standby is there to take over.
+    rejected_closed,
     rejected_ports_exhausted,
     rejected_no_route,
     rejected_loop,

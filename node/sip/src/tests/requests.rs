@@ -206,6 +206,24 @@ fn calls_over_the_limit_are_refused() {
     assert_eq!(world.sip.counters().rejected_calls_limit, 1);
 }
 
+/// The call that is up goes on to its end.
+#[test]
+fn a_closed_border_refuses_new_calls_only() {
+    let mut world = pair(alice().when_up(5000, Action::HangUp), bob());
+    world.run_for(Duration::from_secs(4));
+    world.sip.close_to_new_calls(true);
+    let other = request("INVITE", "sip:+4930999@10.0.0.100:5060", "", 7, "");
+    let other = String::from_utf8(other.to_vec())
+        .unwrap()
+        .replace("Call-ID: ", "Call-ID: other-");
+    let answers = send(&mut world, other.into());
+    assert_eq!(answers[0].status(), Some(503));
+    assert_eq!(world.sip.counters().rejected_closed, 1);
+    finish(&mut world);
+    world.sip.close_to_new_calls(false);
+    assert_eq!(world.sip.counters().calls_ended, 1);
+}
+
 #[test]
 fn a_message_over_the_limit_is_refused() {
     let lines = format!("X-Long: {}\r\n", "x".repeat(17_000));
