@@ -1,12 +1,15 @@
 //! Contract 9, degraded is visible: whatever takes protection away shows in the status and in the exit
 //! code of `tandem status`, with its reason, and goes when it is mended.
 
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statvfs::statvfs;
 use tandem_chaos::drill::{Pair, default_binary};
 use tandem_chaos::fabric::{Fabric, Faults, Outage};
 use tandem_chaos::host::HostId;
@@ -17,8 +20,12 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The contract.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
+/// Room for a node's state; its low-water mark is a twentieth of it.
+const DISK_BYTES: u64 = 128 << 20;
+/// What is left when it runs full: below the mark, and enough to go on with.
+const LEFT_BYTES: u64 = 4 << 20;
 
-const SCENARIOS: [Scenario; 3] = [
+const SCENARIOS: [Scenario; 4] = [
     Scenario {
         name: "standby_away",
         programs: &[],
@@ -33,6 +40,11 @@ const SCENARIOS: [Scenario; 3] = [
         name: "ec2_api_away",
         programs: &[],
         run: |directory| Box::pin(api_away(directory)),
+    },
+    Scenario {
+        name: "owners_disk_full",
+        programs: &[],
+        run: |directory| Box::pin(owners_disk_full(directory)),
     },
 ];
 
@@ -99,6 +111,45 @@ async fn api_away(directory: &Path) -> anyhow::Result<()> {
     );
 
     ec2.set_faults(Faults::default())?;
+    pair.await_protected(READY_WITHIN).await?;
+    Ok(())
+}
+
+/// The owner's disk runs full: it hands over while it still can, and says why it is not protected.
+async fn owners_disk_full(directory: &Path) -> anyhow::Result<()> {
+    let state = |id: HostId| directory.join(id.name()).join("state");
+    for id in HostId::DATA_NODES {
+        fs::create_dir_all(state(id))?;
+        // The scenario's own mount namespace: it goes with the process.
+        let (source, options) = (Some("tmpfs"), Some(format!("size={DISK_BYTES}")));
+        mount(
+            source,
+            &state(id),
+            source,
+            MsFlags::empty(),
+            options.as_deref(),
+        )?;
+    }
+    let fabric = Fabric::lan()?;
+    let mut pair = Pair::start(&fabric, &node_files(directory)?)?;
+    let owner = pair.await_protected(READY_WITHIN).await?;
+
+    let room = statvfs(&state(owner.id))?;
+    let free = room.blocks_available() * room.fragment_size();
+    let filler = usize::try_from(free.saturating_sub(LEFT_BYTES))?;
+    fs::write(state(owner.id).join("filler"), vec![0; filler])?;
+    await_reason(&pair, owner.id, "the disk is running full", READY_WITHIN).await?;
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let other = block_in_place(|| pair.node(other(owner.id))?.status())?;
+        if other.is_owner() && other.epoch > owner.epoch {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "no handover: {other:?}");
+        tokio::time::sleep(POLL).await;
+    }
+
+    fs::remove_file(state(owner.id).join("filler"))?;
     pair.await_protected(READY_WITHIN).await?;
     Ok(())
 }
