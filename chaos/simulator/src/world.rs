@@ -25,6 +25,7 @@ use tandem_failover_core::Epoch;
 use tandem_failover_core::address::{Failure, ObservationId, OperationId, Source};
 use tandem_replication_core::eraftpb::Message;
 use tandem_replication_core::{Change, Limits, Profile, ReplicaId, WriteId};
+use tandem_sip::config::SipConfig;
 use tandem_sip::flow::RealmId;
 
 use self::machine::Machine;
@@ -183,6 +184,8 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) steps: u64,
     pub(crate) counts: Counts,
+    /// Of both nodes.
+    config: SipConfig,
     machines: Vec<Machine>,
     fabric: Fabric,
     lanes: Lanes,
@@ -246,6 +249,7 @@ impl World {
         let lanes = Lanes::new(conditions.lanes, &mut rng);
         let mut world = World {
             now: Duration::ZERO,
+            config: sip_config(conditions.lanes),
             fabric: Fabric::new(conditions.fabric),
             conditions,
             rng,
@@ -408,13 +412,14 @@ impl World {
     }
 
     fn packet(&mut self, from: SocketAddr, to: SocketAddr, bytes: Bytes) {
-        let realms = sip_config(self.conditions.lanes).realms;
-        let Some(realm) = realms.iter().find(|realm| realm.advertised == to) else {
+        let realms = self.config.realms.iter();
+        let Some(realm) = realms.into_iter().find(|realm| realm.advertised == to) else {
             self.trace
                 .note(self.now, || format!("{to} hears {}", first_line(&bytes)));
             self.lanes.receive(from, to, &bytes, wall(self.now));
             return self.collect();
         };
+        let realm = realm.id;
         let Some(node) = self.fabric.holder(self.now) else {
             return;
         };
@@ -426,7 +431,7 @@ impl World {
             format!("node {node} gets {}", first_line(&bytes))
         });
         let datagram = ToEngine::Datagram {
-            realm: realm.id,
+            realm,
             source: from,
             bytes,
         };

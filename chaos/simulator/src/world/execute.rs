@@ -14,7 +14,6 @@ use super::{Event, Local, Timer, ToEngine, ToReplica, World, first_line};
 use crate::clock::ms;
 use crate::fabric::{FabricKind, failure};
 use crate::invariants::Sighting;
-use crate::lanes::sip_config;
 use crate::{A, B, SLOTS};
 
 impl World {
@@ -35,6 +34,9 @@ impl World {
 
     pub(super) fn happen(&mut self, node: usize, what: Local) {
         let now = self.machines[node].clock.boot(self.now);
+        if let Local::Timer(timer, _) = &what {
+            self.machines[node].armed[*timer as usize] = None;
+        }
         let Some(process) = &mut self.machines[node].process else {
             return;
         };
@@ -331,9 +333,8 @@ impl World {
         if !lets_out || self.conditions.phones_cut.contains(&node) {
             return;
         }
-        let config = sip_config(self.conditions.lanes);
-        if let Some(realm) = config.realm(flow.realm) {
-            self.send_packet(realm.advertised, flow.remote, bytes);
+        if let Some(from) = self.config.realm(flow.realm).map(|realm| realm.advertised) {
+            self.send_packet(from, flow.remote, bytes);
         }
     }
 
@@ -466,9 +467,13 @@ impl World {
             (Timer::Engine, engine),
             (Timer::Address, address),
         ] {
-            let Some(due) = due else { continue };
             let machine = &mut self.machines[node];
+            if machine.armed[timer as usize] == due {
+                continue;
+            }
+            machine.armed[timer as usize] = due;
             machine.timers[timer as usize] += 1;
+            let Some(due) = due else { continue };
             let number = machine.timers[timer as usize];
             let delay = clock.truth(due).saturating_sub(self.now) + late;
             self.local(node, delay, Local::Timer(timer, number));

@@ -16,7 +16,7 @@ use super::machine::{Data, Process};
 use super::{Event, Local, ToEngine, World};
 use crate::clock::ms;
 use crate::invariants::{Sighting, Violation};
-use crate::lanes::{media_ports, sip_config};
+use crate::lanes::media_ports;
 use crate::table::load;
 use crate::{A, B, NODES, SLOTS, Safeguard};
 
@@ -47,6 +47,7 @@ impl World {
         let data = SLOTS[node].is_data().then(|| self.data_parts(node, boot));
         let machine = &mut self.machines[node];
         machine.life += 1;
+        machine.armed = [None; 3];
         machine.disk_free_at = self.now;
         machine.process = Some(Process {
             replica,
@@ -70,7 +71,7 @@ impl World {
         #[cfg_attr(not(feature = "sabotage"), expect(unused_mut))]
         let mut engine = Engine::new(Settings {
             slot: SLOTS[node],
-            sip: sip_config(self.conditions.lanes),
+            sip: self.config.clone(),
             media_ports: media_ports(self.conditions.lanes),
             seed: self.rng.random(),
         });

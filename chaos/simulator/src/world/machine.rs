@@ -22,6 +22,8 @@ pub(super) struct Machine {
     pub(super) life: u64,
     /// Number of the newest timer of each kind.
     pub(super) timers: [u64; 3],
+    /// What each of these is set to, by CLOCK_BOOTTIME.
+    pub(super) armed: [Option<Duration>; 3],
     pub(super) paused_until: Duration,
     pub(super) disk_free_at: Duration,
 }
@@ -62,6 +64,7 @@ impl Machine {
             process: None,
             life: 0,
             timers: [0; 3],
+            armed: [None; 3],
             paused_until: Duration::ZERO,
             disk_free_at: Duration::ZERO,
         }
