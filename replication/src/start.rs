@@ -63,6 +63,7 @@ pub fn start(
         disk_low_water,
         boot,
         seed,
+        hooks,
     } = settings;
     let credentials = Credentials::load(&keys, id.slot())?;
     let boot = boot.map_or_else(BootId::of_machine, Ok)?;
@@ -108,6 +109,7 @@ pub fn start(
         store,
         runtime: runtime.clone(),
         sink,
+        hooks,
         local: Local::default(),
     };
     let builder = Builder::new().name("tandem-raft".to_owned());
