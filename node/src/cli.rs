@@ -41,7 +41,7 @@ enum Command {
     Run(RunArgs),
     /// The worker itself; started by the guard.
     #[command(hide = true)]
-    Worker(RunArgs),
+    Worker(WorkerArgs),
     /// Show the node's state; exit status 1 when the pair is not fully protected.
     Status {
         /// The node's admin address.
@@ -77,6 +77,49 @@ pub(crate) struct RunArgs {
     pub(crate) log: String,
 }
 
+#[derive(Debug, Clone, clap::Args)]
+struct WorkerArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    guard: GuardArgs,
+}
+
+/// What a guard tells the worker that it starts, for the worker's status to show.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct GuardArgs {
+    /// A random number of this worker.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) life: u64,
+    /// Workers that ended before this one.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) workers_ended: u64,
+    /// Those of them that had stopped beating.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) workers_frozen: u64,
+    /// Death certificates that left for them, repetitions included.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) certificates_sent: u64,
+}
+
+impl GuardArgs {
+    /// As on the command line.
+    pub(crate) fn to_arguments(self) -> [String; 4] {
+        let GuardArgs {
+            life,
+            workers_ended,
+            workers_frozen,
+            certificates_sent,
+        } = self;
+        [
+            format!("--life={life}"),
+            format!("--workers-ended={workers_ended}"),
+            format!("--workers-frozen={workers_frozen}"),
+            format!("--certificates-sent={certificates_sent}"),
+        ]
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
@@ -109,9 +152,9 @@ impl Cli {
                 start_logging(&args);
                 finish(guard::run(&config, &args))
             }),
-            Command::Worker(args) => with_config(&args.config, |config| {
-                start_logging(&args);
-                finish(worker::run(config))
+            Command::Worker(args) => with_config(&args.run.config, |config| {
+                start_logging(&args.run);
+                finish(worker::run(config, args.guard))
             }),
             Command::Status { admin, json } => match status::fetch(admin) {
                 Ok(status) => {
