@@ -66,7 +66,7 @@ async fn start(fabric: &Fabric, directory: &Path) -> anyhow::Result<(Pair, Owner
 async fn killed_worker(directory: &Path) -> anyhow::Result<()> {
     let fabric = Fabric::lan()?;
     let (mut pair, mut owner) = start(&fabric, directory).await?;
-    for round in 1..=4 {
+    for round in 1..=4_u64 {
         tokio::time::sleep(VOTES_AGAIN).await;
         let fault = inject(&fabric, &pair, &owner, FaultKind::KillWorker)?;
         let takeover = pair.await_takeover(&owner, TAKEOVER_WITHIN).await?;

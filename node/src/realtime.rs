@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    fs,
     str::FromStr,
     sync::{Arc, OnceLock},
     thread,
@@ -24,7 +25,7 @@ use nix::{
     libc,
     sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
 };
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 /// Above the kernel's own threaded interrupt handlers (50) nothing would be gained, and a network card could starve.
 const PRIORITY: libc::c_int = 10;
@@ -176,19 +177,30 @@ fn limit_spinning() -> Result<(), String> {
 fn lock_memory() -> Result<(), String> {
     let failed = |errno: Errno| errno.to_string();
     let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(failed)?;
-    if soft != RLIM_INFINITY {
-        // Either may be allowed: up to the hard limit always, beyond with CAP_SYS_RESOURCE.
-        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).map_err(|errno| {
-            format!("LimitMEMLOCK is {soft} bytes (at most {hard}), not infinity: {errno}")
+    if soft != RLIM_INFINITY && !has_ipc_lock() {
+        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).map_err(|_| {
+            format!("it takes CAP_IPC_LOCK or LimitMEMLOCK=infinity, which is {hard} bytes")
         })?;
     }
     let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
     // SAFETY: takes flags only, and changes nothing of what the memory holds.
     let result = unsafe { libc::mlockall(flags) };
-    Errno::result(result).map(drop).map_err(|errno| {
-        warn!(%errno, "mlockall");
-        failed(errno)
-    })
+    Errno::result(result).map(drop).map_err(failed)
+}
+
+/// Whether the bound does not apply to this process. A capability of another user namespace than the first is none
+/// here.
+fn has_ipc_lock() -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default();
+    let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let first_namespace = users.split_whitespace().eq(["0", "0", "4294967295"]);
+    effective >> CAP_IPC_LOCK & 1 == 1 && first_namespace
 }
 
 #[cfg(test)]
@@ -213,6 +225,8 @@ mod tests {
             assert!(Realtime::prepare(Wanted::Require).is_err());
             return;
         }
+        let spinning = getrlimit(Resource::RLIMIT_RTTIME).unwrap().0;
+        assert_eq!(u128::from(spinning), SPIN_LIMIT.as_micros());
         let (policies, policy) = channel();
         thread::spawn(move || {
             realtime.adopt();
