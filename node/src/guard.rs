@@ -35,7 +35,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{announce::Announcer, beat::Beats};
+use self::{
+    announce::Announcer,
+    beat::{Beats, silence_limit},
+};
 use crate::{
     cli::{GuardArgs, RunArgs},
     config::{Config, Floating},
@@ -60,6 +63,7 @@ pub(crate) fn run(config: &Config, args: &RunArgs) -> anyhow::Result<()> {
     let guard = Guard {
         config,
         args,
+        realtime,
         floating: config.border.as_ref().map(|border| &border.floating),
         totals: GuardArgs::default(),
     };
@@ -73,6 +77,7 @@ pub(crate) fn run(config: &Config, args: &RunArgs) -> anyhow::Result<()> {
 struct Guard<'a> {
     config: &'a Config,
     args: &'a RunArgs,
+    realtime: Realtime,
     floating: Option<&'a Floating>,
     /// The next worker shows them: they change only between two workers.
     totals: GuardArgs,
@@ -147,7 +152,8 @@ impl Guard<'_> {
             })
             .ok();
         let timing = self.config.pair.profile.timing();
-        let (beats, input) = Beats::pair(timing).context("the socket for beats")?;
+        let limit = silence_limit(timing, self.realtime.is_on());
+        let (beats, input) = Beats::pair(limit).context("the socket for beats")?;
         let life = rand::random();
         self.totals.life = life;
         let program = std::env::current_exe().context("finding our own program")?;

@@ -43,6 +43,8 @@ const ENGINE_LIMIT: Duration = Duration::from_secs(10);
 const SILENT_TIMEOUTS: u32 = 5;
 /// However short the timeouts: a worker that is only late must not be killed.
 const SILENCE_MIN: Duration = Duration::from_millis(500);
+/// Likewise when its threads are ordinary ones: they are as late as the machine is busy.
+const SILENCE_MIN_ORDINARY: Duration = Duration::from_secs(2);
 /// The silence is looked at this many times, so that a guard which was itself held up sees the beats that came
 /// meanwhile before it judges.
 const CHECKS: u32 = 5;
@@ -161,13 +163,13 @@ pub(crate) struct Beats {
 }
 
 impl Beats {
-    /// Both ends: what the guard reads, and the standard input of the worker.
-    pub(crate) fn pair(timing: Timing) -> io::Result<(Beats, Stdio)> {
+    /// Both ends: what the guard reads, and the standard input of the worker, which may be silent for so long.
+    pub(crate) fn pair(limit: Duration) -> io::Result<(Beats, Stdio)> {
         let (ours, theirs) = StdUnixDatagram::pair()?;
         ours.set_nonblocking(true)?;
         let beats = Beats {
             worker: UnixDatagram::from_std(ours)?,
-            check: silence_limit(timing) / CHECKS,
+            check: limit / CHECKS,
             last: None,
             broken: false,
         };
@@ -224,8 +226,13 @@ impl Beats {
 }
 
 /// How long a worker may be silent.
-pub(crate) fn silence_limit(timing: Timing) -> Duration {
-    (timing.election() * SILENT_TIMEOUTS).max(SILENCE_MIN)
+pub(crate) fn silence_limit(timing: Timing, realtime: bool) -> Duration {
+    let floor = if realtime {
+        SILENCE_MIN
+    } else {
+        SILENCE_MIN_ORDINARY
+    };
+    (timing.election() * SILENT_TIMEOUTS).max(floor)
 }
 
 #[cfg(test)]

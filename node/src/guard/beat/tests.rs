@@ -16,9 +16,7 @@ const LEADS: Pulse = Pulse {
     ..FOLLOWS
 };
 
-fn timing() -> Timing {
-    Profile::Fast.timing()
-}
+const LIMIT: Duration = SILENCE_MIN;
 
 /// Both ends, without a process between them.
 fn ends() -> (Heart, Beats) {
@@ -26,7 +24,7 @@ fn ends() -> (Heart, Beats) {
     ours.set_nonblocking(true).unwrap();
     let beats = Beats {
         worker: UnixDatagram::from_std(ours).unwrap(),
-        check: silence_limit(timing()) / CHECKS,
+        check: LIMIT / CHECKS,
         last: None,
         broken: false,
     };
@@ -44,10 +42,12 @@ fn a_beat_survives_and_garbage_is_none() {
 
 #[test]
 fn the_silence_limit_follows_the_profile_and_has_a_floor() {
-    let limit = |profile: Profile| silence_limit(profile.timing()).as_millis();
-    assert_eq!(limit(Profile::Fast), 500);
-    assert_eq!(limit(Profile::Standard), 500);
-    assert_eq!(limit(Profile::Relaxed), 2_500);
+    let limit = |profile: Profile| {
+        [true, false].map(|realtime| silence_limit(profile.timing(), realtime).as_millis())
+    };
+    assert_eq!(limit(Profile::Fast), [500, 2_000]);
+    assert_eq!(limit(Profile::Standard), [500, 2_000]);
+    assert_eq!(limit(Profile::Relaxed), [2_500, 2_500]);
 }
 
 /// News leave at once, the rest every interval; the last word is the last one sent.
@@ -87,16 +87,15 @@ async fn a_full_queue_drops_and_is_tried_again() {
 #[tokio::test]
 async fn a_worker_that_stops_beating_is_noticed_and_one_that_starts_is_not() {
     let (heart, mut beats) = ends();
-    let limit = silence_limit(timing());
     assert!(
-        timeout(limit * 2, beats.silence()).await.is_err(),
+        timeout(LIMIT * 2, beats.silence()).await.is_err(),
         "it has not begun"
     );
     heart.beat_at(FOLLOWS, boottime());
     let begun = Instant::now();
     beats.silence().await;
     let silent = begun.elapsed();
-    assert!(silent >= limit, "{silent:?}");
+    assert!(silent >= LIMIT, "{silent:?}");
 }
 
 /// Without the engine the Raft thread's beats are withheld, and come back with it.
