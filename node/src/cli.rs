@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{config::Config, guard, preflight, status, worker};
+use crate::{config::Config, guard, logging, preflight, status, worker};
 
 /// sysexits.h EX_CONFIG is 78, but linkerd2-proxy and others taught operators 64 (EX_USAGE) for "you
 /// gave me something that cannot work".
@@ -150,11 +150,15 @@ impl Cli {
             }),
             Command::Run(args) => with_config(&args.config, |config| {
                 start_logging(&args);
-                finish(guard::run(&config, &args))
+                let result = guard::run(&config, &args);
+                logging::flush();
+                finish(result)
             }),
             Command::Worker(args) => with_config(&args.run.config, |config| {
                 start_logging(&args.run);
-                finish(worker::run(config, args.guard))
+                let result = worker::run(config, args.guard);
+                logging::flush();
+                finish(result)
             }),
             Command::Status { admin, json } => match status::fetch(admin) {
                 Ok(status) => {
@@ -219,7 +223,16 @@ fn start_logging(args: &RunArgs) {
         );
         tracing_subscriber::EnvFilter::new("info")
     });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let lines = match logging::Lines::start() {
+        Ok(lines) => lines,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "tandem: no log: {error}");
+            return;
+        }
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lines);
     match args.log_format {
         LogFormat::Text => builder.with_ansi(stdout().is_terminal()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

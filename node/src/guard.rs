@@ -42,7 +42,7 @@ use self::{
 use crate::{
     cli::{GuardArgs, RunArgs},
     config::{Config, Floating},
-    realtime::Realtime,
+    realtime::{Rank, Realtime},
 };
 
 const RESTART_DELAY_FIRST: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 pub(crate) fn run(config: &Config, args: &RunArgs) -> anyhow::Result<()> {
     let realtime = Realtime::prepare(config.realtime)?;
     // It has little to do, and a takeover waits for that little.
-    realtime.adopt();
+    realtime.adopt(Rank::Guard);
     let guard = Guard {
         config,
         args,

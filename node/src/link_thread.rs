@@ -12,7 +12,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::realtime::Realtime;
+use crate::realtime::{Rank, Realtime};
 
 /// Snapshots being encoded and decoded at a time; more wait.
 const BLOCKING_THREADS: usize = 4;
@@ -40,7 +40,7 @@ impl LinkThread {
         let thread = Builder::new()
             .name("tandem-link".to_owned())
             .spawn(move || {
-                realtime.adopt();
+                realtime.adopt(Rank::Heartbeats);
                 // Told to stop, or nobody is left to tell.
                 let _ = runtime.block_on(stopped);
                 runtime.shutdown_timeout(STOP_TIMEOUT);

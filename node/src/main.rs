@@ -11,6 +11,7 @@ mod fatal;
 mod guard;
 mod inbox;
 mod link_thread;
+mod logging;
 mod preflight;
 mod realtime;
 mod signalling;

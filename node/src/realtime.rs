@@ -1,8 +1,8 @@
 //! Real-time scheduling of the threads that carry heartbeats, and memory that stays in memory.
 //!
 //! A heartbeat that is late because other programs keep the processors busy looks like a dead node. The Raft thread,
-//! the peer link's thread and the guard run SCHED_FIFO, before everything that is not real-time. They have little to
-//! do and wait most of the time; one that spins is stopped by the kernel ([`SPIN_LIMIT`]).
+//! the peer link's thread and the guard run SCHED_FIFO, before everything that is not real-time; so do those that share
+//! locks with them ([`Rank`]). One that spins is stopped by the kernel ([`SPIN_LIMIT`]).
 //!
 //! Pages are locked as they are first used (MCL_ONFAULT), so nothing is made resident that would not be, and the
 //! first touch of new memory costs what it always does; what goes is the page that was swapped out when the heartbeat
@@ -27,12 +27,33 @@ use nix::{
 };
 use tracing::{error, info};
 
-/// Above the kernel's own threaded interrupt handlers (50) nothing would be gained, and a network card could starve.
-const PRIORITY: libc::c_int = 10;
+/// Who goes before whom. All are below the kernel's own threaded interrupt handlers (50): above them nothing would be
+/// gained, and a network card could starve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rank {
+    /// It ends a worker whose threads spin.
+    Guard,
+    /// The Raft thread and the peer link.
+    Heartbeats,
+    /// The engine and the store: they share locks with the Raft thread, so whoever holds them up holds it up; and the
+    /// engine takes each renewal of the lease to the gate.
+    Engine,
+}
+
+impl Rank {
+    const fn priority(self) -> libc::c_int {
+        match self {
+            Rank::Guard => 12,
+            Rank::Heartbeats => 10,
+            Rank::Engine => 5,
+        }
+    }
+}
 
 /// Processor time that a real-time thread may use without once waiting. Beyond it the kernel ends the process with
-/// SIGXCPU, and the guard starts a new one: a thread that spins would keep a processor from everybody else.
-const SPIN_LIMIT: Duration = Duration::from_secs(2);
+/// SIGXCPU, and the guard starts a new one: a thread that spins would keep a processor from everybody else. Longer than
+/// the guard's patience with an engine that does not report; rereading a full table takes seconds.
+const SPIN_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the configuration asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,11 +124,11 @@ impl Realtime {
     }
 
     /// Makes the calling thread real-time, if that is to be.
-    pub(crate) fn adopt(&self) {
+    pub(crate) fn adopt(&self, rank: Rank) {
         if self.0.scheduling.is_err() {
             return;
         }
-        if let Err(errno) = schedule_this_thread() {
+        if let Err(errno) = schedule_this_thread(rank) {
             let name = thread::current().name().unwrap_or("unnamed").to_owned();
             error!(thread = %name, %errno, "a thread was refused real-time scheduling");
             // The first one is enough to show.
@@ -140,14 +161,15 @@ fn try_scheduling() -> Result<(), String> {
     limit_spinning()?;
     let trial = thread::Builder::new()
         .name("realtime-trial".to_owned())
-        .spawn(schedule_this_thread)
+        .spawn(|| schedule_this_thread(Rank::Guard))
         .map_err(|error| format!("no thread to try it on: {error}"))?;
     match trial.join() {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Errno::EPERM)) => {
             let limit = getrlimit(Resource::RLIMIT_RTPRIO).map_or(0, |(soft, _)| soft);
             Err(format!(
-                "not permitted: it takes CAP_SYS_NICE or LimitRTPRIO={PRIORITY}, which is {limit}"
+                "not permitted: it takes CAP_SYS_NICE or LimitRTPRIO={}, which is {limit}",
+                Rank::Guard.priority()
             ))
         }
         Ok(Err(errno)) => Err(errno.to_string()),
@@ -155,9 +177,9 @@ fn try_scheduling() -> Result<(), String> {
     }
 }
 
-fn schedule_this_thread() -> Result<(), Errno> {
+fn schedule_this_thread(rank: Rank) -> Result<(), Errno> {
     let parameters = libc::sched_param {
-        sched_priority: PRIORITY,
+        sched_priority: rank.priority(),
     };
     // Threads and processes that this one starts begin without it: a worker, a snapshot's encoding.
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
@@ -229,7 +251,7 @@ mod tests {
         assert_eq!(u128::from(spinning), SPIN_LIMIT.as_micros());
         let (policies, policy) = channel();
         thread::spawn(move || {
-            realtime.adopt();
+            realtime.adopt(Rank::Engine);
             policies.send(policy_of_this_thread()).unwrap();
             thread::spawn(move || policies.send(policy_of_this_thread()).unwrap());
         });
@@ -241,7 +263,7 @@ mod tests {
     #[test]
     fn off_stays_off() {
         let realtime = Realtime::prepare(Wanted::Off).unwrap();
-        realtime.adopt();
+        realtime.adopt(Rank::Heartbeats);
         assert_eq!(policy_of_this_thread(), libc::SCHED_OTHER);
         assert!(!realtime.is_on());
     }

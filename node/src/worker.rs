@@ -40,7 +40,7 @@ use crate::{
     guard::beat::Heart,
     inbox::{self, Inbox, Input, Sender},
     link_thread::LinkThread,
-    realtime::Realtime,
+    realtime::{Rank, Realtime},
     signalling::RealmSocket,
     status::EngineView,
 };
@@ -79,6 +79,7 @@ pub(crate) fn run(config: Config, guard: GuardArgs) -> anyhow::Result<()> {
             inbox,
             &sender,
             replication.clone(),
+            realtime.clone(),
             fatal,
         )?),
         None => {
@@ -157,9 +158,10 @@ fn start_replication(
 
 /// What happens on the Raft thread besides Raft.
 fn hooks(realtime: &Realtime, heart: &Arc<Option<Heart>>) -> Hooks {
-    let (realtime, heart) = (realtime.clone(), Arc::clone(heart));
+    let (raft, store, heart) = (realtime.clone(), realtime.clone(), Arc::clone(heart));
     Hooks {
-        started: Arc::new(move || realtime.adopt()),
+        started: Arc::new(move || raft.adopt(Rank::Heartbeats)),
+        store_started: Arc::new(move || store.adopt(Rank::Engine)),
         pulse: Arc::new(move |pulse| {
             if let Some(heart) = &*heart {
                 heart.beat(pulse);
@@ -184,6 +186,7 @@ impl Node {
         inbox: Inbox,
         sender: &Sender,
         replication: Replication,
+        realtime: Realtime,
         fatal: Fatal,
     ) -> anyhow::Result<Node> {
         let gate = Arc::new(Gate::new());
@@ -223,7 +226,10 @@ impl Node {
         });
         let engine = thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || fatal.guarded("the engine", || shell.run()))
+            .spawn(move || {
+                realtime.adopt(Rank::Engine);
+                fatal.guarded("the engine", || shell.run());
+            })
             .context("starting the engine")?;
         Ok(Node {
             engine,

@@ -14,12 +14,14 @@ pub struct Pulse {
     pub epoch: u64,
 }
 
-/// Both run on the Raft thread and must not block. The default does nothing.
+/// None of them may block. The default does nothing.
 #[derive(Clone)]
 pub struct Hooks {
-    /// Once, before the first tick.
+    /// On the Raft thread, once, before the first tick.
     pub started: Arc<dyn Fn() + Send + Sync>,
-    /// At least once a tick, and at once when this replica begins or ceases to lead.
+    /// On the store thread, once, before the first write.
+    pub store_started: Arc<dyn Fn() + Send + Sync>,
+    /// On the Raft thread, at least once a tick, and at once when this replica begins or ceases to lead.
     pub pulse: Arc<dyn Fn(Pulse) + Send + Sync>,
 }
 
@@ -27,6 +29,7 @@ impl Default for Hooks {
     fn default() -> Hooks {
         Hooks {
             started: Arc::new(|| {}),
+            store_started: Arc::new(|| {}),
             pulse: Arc::new(|_| {}),
         }
     }

@@ -98,7 +98,8 @@ pub fn start(
     let meter = Arc::new(StoreMeter::new(durability));
     let space = SpaceWatch::new(&state_dir, disk_low_water);
     let confirm = ToMailbox(Arc::clone(&mailbox));
-    let store = StoreThread::start(store, space, Arc::clone(&meter), confirm)
+    let started = Arc::clone(&hooks.store_started);
+    let store = StoreThread::start(store, space, Arc::clone(&meter), confirm, started)
         .inspect_err(|_| link.stop(runtime))?;
 
     let shared = Arc::new(Shared::new(replica.status(), meter, link));
