@@ -2,7 +2,7 @@
 //! for it.
 //!
 //! Without this a line holds a lock while it is written, and an ordinary thread that is put off the processor in the
-//! middle holds up a real-time one: measured on a saturated machine, for a second.
+//! middle holds up a real-time one (docs/decisions/0010).
 
 use std::{
     io::{self, Write},

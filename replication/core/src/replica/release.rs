@@ -14,9 +14,10 @@
 //! Not accepted in the first election timeout after start: the promise that the vote refusal keeps then may have been
 //! made to a leader of a later term, which this replica no longer knows of.
 
+use std::time::Duration;
+
 use raft::eraftpb::{Message, MessageType};
 use raft::{INVALID_ID, StateRole};
-use std::time::Duration;
 
 use super::Replica;
 use crate::ReplicaId;
