@@ -4,6 +4,7 @@
 //! publishes the transitions among them; it ends with the process. Status is asked over HTTP inside
 //! the host's network.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -54,9 +55,33 @@ pub struct NodeStatus {
     pub reasons: Vec<String>,
     pub calls: usize,
     pub worker_pid: i32,
+    pub guard: GuardStatus,
+    pub replication: ReplicationStatus,
+}
+
+/// What a node says of its guard.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct GuardStatus {
+    pub realtime: String,
+    pub workers_ended: u64,
+    pub workers_frozen: u64,
+    pub certificates_sent: u64,
+}
+
+/// What a node says of its replica.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct ReplicationStatus {
+    /// Death certificates received, by what became of them.
+    pub certificates: BTreeMap<String, u64>,
 }
 
 impl NodeStatus {
+    /// Death certificates received that came to this.
+    pub fn certificates(&self, result: &str) -> u64 {
+        let certificates = &self.replication.certificates;
+        certificates.get(result).copied().unwrap_or_default()
+    }
+
     /// Whether the node serves.
     pub fn is_owner(&self) -> bool {
         self.role == "owner"
@@ -77,6 +102,11 @@ impl Worker {
     /// Kills it, not its guard.
     pub fn kill(self) -> anyhow::Result<()> {
         kill(self.pid, Signal::SIGKILL).with_context(|| format!("kill worker {}", self.pid))
+    }
+
+    /// Stops it in its tracks: it lives, and does nothing.
+    pub fn freeze(self) -> anyhow::Result<()> {
+        kill(self.pid, Signal::SIGSTOP).with_context(|| format!("stop worker {}", self.pid))
     }
 }
 

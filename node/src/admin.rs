@@ -4,7 +4,7 @@
 
 mod metrics;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use axum::{
@@ -19,8 +19,11 @@ use tandem_failover_core::{AddressStatus, address::AddressPhase};
 use tandem_replication::{Replication, Slot};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
+use crate::cli::GuardArgs;
+use crate::realtime::Realtime;
 use crate::status::{
-    AddressView, Disk, ENGINE_STALE, EngineView, NodeStatus, Peer, ReplicationStatus, SyncTimes,
+    AddressView, Disk, ENGINE_STALE, EngineView, GuardView, NodeStatus, Peer, ReplicationStatus,
+    SyncTimes,
 };
 
 /// Entries a healthy peer may be behind: what is on its way at the highest rates.
@@ -35,6 +38,8 @@ const SILENT_MS: u64 = 500;
 pub(crate) struct Observed {
     pub(crate) slot: Slot,
     pub(crate) replication: Replication,
+    pub(crate) realtime: Realtime,
+    pub(crate) guard: GuardArgs,
     /// `None` on the witness.
     pub(crate) node: Option<Node>,
 }
@@ -132,10 +137,27 @@ impl Observed {
             calls: view.calls,
             held: view.held,
             worker_pid: std::process::id(),
+            guard: self.guard_view(),
             replication: replication_view(&replication),
             address: address.map(|(mover, status)| address_view(mover, &status)),
             cdr: self.node.is_some().then_some(view.cdr),
             counters: view.counters,
+        }
+    }
+
+    fn guard_view(&self) -> GuardView {
+        let GuardArgs {
+            life: _,
+            workers_ended,
+            workers_frozen,
+            certificates_sent,
+        } = self.guard;
+        GuardView {
+            realtime: self.realtime.describe(),
+            realtime_on: self.realtime.is_on(),
+            workers_ended,
+            workers_frozen,
+            certificates_sent,
         }
     }
 
@@ -235,7 +257,28 @@ fn replication_view(status: &tandem_replication::Status) -> ReplicationStatus {
             free_bytes: status.store.free_bytes,
             low: status.store.disk_low,
         },
+        certificates: certificates(status),
     }
+}
+
+/// What became of the death certificates that came in.
+fn certificates(status: &tandem_replication::Status) -> BTreeMap<String, u64> {
+    let (link, replica) = (&status.link, &status.counters);
+    [
+        ("accepted", replica.deaths_accepted),
+        ("replayed", replica.deaths_replayed),
+        ("older_epoch", replica.deaths_older_epoch),
+        ("foreign", replica.deaths_foreign),
+        ("not_our_leader", replica.deaths_not_our_leader),
+        ("starting", replica.deaths_starting),
+        ("malformed", link.certificates_malformed),
+        ("forged", link.certificates_forged),
+        ("limited", link.certificates_limited),
+        ("dropped", link.certificates_dropped),
+    ]
+    .into_iter()
+    .map(|(result, total)| (result.to_owned(), total))
+    .collect()
 }
 
 fn address_view(mover: &str, status: &AddressStatus) -> AddressView {

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{config::Config, guard, preflight, status, worker};
+use crate::{config::Config, guard, logging, preflight, status, worker};
 
 /// sysexits.h EX_CONFIG is 78, but linkerd2-proxy and others taught operators 64 (EX_USAGE) for "you
 /// gave me something that cannot work".
@@ -41,7 +41,7 @@ enum Command {
     Run(RunArgs),
     /// The worker itself; started by the guard.
     #[command(hide = true)]
-    Worker(RunArgs),
+    Worker(WorkerArgs),
     /// Show the node's state; exit status 1 when the pair is not fully protected.
     Status {
         /// The node's admin address.
@@ -77,6 +77,49 @@ pub(crate) struct RunArgs {
     pub(crate) log: String,
 }
 
+#[derive(Debug, Clone, clap::Args)]
+struct WorkerArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    guard: GuardArgs,
+}
+
+/// What a guard tells the worker that it starts, for the worker's status to show.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct GuardArgs {
+    /// A random number of this worker.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) life: u64,
+    /// Workers that ended before this one.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) workers_ended: u64,
+    /// Those of them that had stopped beating.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) workers_frozen: u64,
+    /// Death certificates that left for them, repetitions included.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) certificates_sent: u64,
+}
+
+impl GuardArgs {
+    /// As on the command line.
+    pub(crate) fn to_arguments(self) -> [String; 4] {
+        let GuardArgs {
+            life,
+            workers_ended,
+            workers_frozen,
+            certificates_sent,
+        } = self;
+        [
+            format!("--life={life}"),
+            format!("--workers-ended={workers_ended}"),
+            format!("--workers-frozen={workers_frozen}"),
+            format!("--certificates-sent={certificates_sent}"),
+        ]
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
@@ -107,11 +150,15 @@ impl Cli {
             }),
             Command::Run(args) => with_config(&args.config, |config| {
                 start_logging(&args);
-                finish(guard::run(&config, &args))
+                let result = guard::run(&config, &args);
+                logging::flush();
+                finish(result)
             }),
-            Command::Worker(args) => with_config(&args.config, |config| {
-                start_logging(&args);
-                finish(worker::run(config))
+            Command::Worker(args) => with_config(&args.run.config, |config| {
+                start_logging(&args.run);
+                let result = worker::run(config, args.guard);
+                logging::flush();
+                finish(result)
             }),
             Command::Status { admin, json } => match status::fetch(admin) {
                 Ok(status) => {
@@ -176,7 +223,16 @@ fn start_logging(args: &RunArgs) {
         );
         tracing_subscriber::EnvFilter::new("info")
     });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let lines = match logging::Lines::start() {
+        Ok(lines) => lines,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "tandem: no log: {error}");
+            return;
+        }
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lines);
     match args.log_format {
         LogFormat::Text => builder.with_ansi(stdout().is_terminal()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -21,11 +21,14 @@ use toml::Spanned;
 pub(crate) use border::{Border, Floating, Mover, Realm, Target};
 use raw::Raw;
 
+use crate::realtime::Wanted;
+
 /// A whole node's configuration, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) slot: Slot,
     pub(crate) state_dir: PathBuf,
+    pub(crate) realtime: Wanted,
     pub(crate) pair: Pair,
     pub(crate) admin: SocketAddr,
     /// What only a data node has; `None` on the witness.
@@ -141,6 +144,10 @@ impl Config {
         })?;
         let slot: Slot = value(&raw.node.slot, "node.slot", "\"a\", \"b\" or \"witness\"")?;
         let state_dir = PathBuf::from(&raw.node.state_dir);
+        let realtime = match &raw.node.realtime {
+            Some(text) => value(text, "node.realtime", "\"auto\", \"off\" or \"require\"")?,
+            None => Wanted::default(),
+        };
         let pair = Pair::check(&raw.pair)?;
         let admin = value(&raw.admin.listen, "admin.listen", SOCKET_ADDRESS)?;
         let border = match slot {
@@ -153,6 +160,7 @@ impl Config {
         Ok(Config {
             slot,
             state_dir,
+            realtime,
             pair,
             admin,
             border,

@@ -40,6 +40,7 @@ pub(crate) struct NodeStatus {
     pub(crate) calls: usize,
     pub(crate) held: usize,
     pub(crate) worker_pid: u32,
+    pub(crate) guard: GuardView,
     pub(crate) replication: ReplicationStatus,
     /// `None` on the witness.
     pub(crate) address: Option<AddressView>,
@@ -57,6 +58,8 @@ pub(crate) struct ReplicationStatus {
     /// Time to make a write durable, in microseconds.
     pub(crate) sync_us: SyncTimes,
     pub(crate) disk: Disk,
+    /// Death certificates received, by what became of them.
+    pub(crate) certificates: BTreeMap<String, u64>,
 }
 
 /// The state directory's file system, and what an acknowledgement rests on.
@@ -67,6 +70,20 @@ pub(crate) struct Disk {
     pub(crate) free_bytes: u64,
     /// Below the low-water mark.
     pub(crate) low: bool,
+}
+
+/// The parent process, as its worker knows it, and how both are scheduled.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct GuardView {
+    /// `on`, or `off (reason)`.
+    pub(crate) realtime: String,
+    pub(crate) realtime_on: bool,
+    /// Workers that ended before this one.
+    pub(crate) workers_ended: u64,
+    /// Those of them that had stopped beating and were killed.
+    pub(crate) workers_frozen: u64,
+    /// Death certificates that left for them, repetitions included.
+    pub(crate) certificates_sent: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -161,6 +178,11 @@ impl fmt::Display for NodeStatus {
                 None => writeln!(f)?,
             }
         }
+        writeln!(
+            f,
+            "  guard    {} workers ended before this one; realtime: {}",
+            self.guard.workers_ended, self.guard.realtime
+        )?;
         if let Some(cdr) = &self.cdr {
             writeln!(
                 f,

@@ -1,6 +1,6 @@
 //! The worker: builds the parts of a node, connects them, and waits for the end.
 //!
-//! Threads and tasks started here, in this order: tokio's workers; replication's `raft` and `store`;
+//! Threads and tasks started here, in this order: the peer link's; tokio's workers; replication's `raft` and `store`;
 //! on a data node the media relays, one SIP receiver per realm, the CDR writer, the address driver and
 //! the engine; then the admin server. SIGTERM stops the engine (gate closed, address released) before
 //! replication leaves.
@@ -15,14 +15,16 @@ use tandem_failover::{AddressTask, L2Mover, Mover};
 use tandem_failover_core::Desired;
 use tandem_failover_ec2::{Ec2Mover, Ec2Settings};
 use tandem_media::RealmNumber;
-use tandem_replication::{Event, KeyPaths, ReplicaId, Replication, Settings, stored_identity};
+use tandem_replication::{
+    Event, Hooks, KeyPaths, ReplicaId, Replication, Settings, stored_identity,
+};
 use tandem_sip::{
     config::{CallTimers, Limits, SipConfig},
     flow::RealmId,
     transaction::TimerConfig,
 };
 use tokio::{
-    runtime::Runtime,
+    runtime::{Handle, Runtime},
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -31,23 +33,30 @@ use tracing::info;
 use crate::{
     admin::{self, Observed},
     cdr::CdrFile,
+    cli::GuardArgs,
     config::{self, Border, Config},
     engine::{Parts, Shell},
     fatal::Fatal,
+    guard::beat::Heart,
     inbox::{self, Inbox, Input, Sender},
+    link_thread::LinkThread,
+    realtime::{Rank, Realtime},
     signalling::RealmSocket,
     status::EngineView,
 };
 
-/// Two: the peer link and the address driver must not wait for an admin request.
+/// Two: the address driver must not wait for an admin request.
 const RUNTIME_THREADS: usize = 2;
 
 /// Runs until SIGTERM, SIGINT, or the death of the guard.
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, guard: GuardArgs) -> anyhow::Result<()> {
     // Without its guard a worker must not go on: nobody would withdraw the address after it.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("asking to die with the guard")?;
     fs::create_dir_all(&config.state_dir)
         .with_context(|| format!("node.state_dir {}", config.state_dir.display()))?;
+    let realtime = Realtime::prepare(config.realtime)?;
+    let heart = Arc::new(Heart::of_this_worker().context("the guard's socket")?);
+    let link = LinkThread::start(realtime.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
@@ -56,7 +65,13 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let _entered = runtime.enter();
     let (sender, inbox) = inbox::inbox();
     let (fatal, mut failed) = Fatal::channel();
-    let replication = start_replication(&config, &runtime, sender.clone(), fatal.clone())?;
+    let replication = start_replication(
+        &config,
+        link.handle(),
+        hooks(&realtime, &heart),
+        sender.clone(),
+        fatal.clone(),
+    )?;
     let node = match &config.border {
         Some(border) => Some(Node::start(
             &config,
@@ -64,6 +79,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
             inbox,
             &sender,
             replication.clone(),
+            realtime.clone(),
             fatal,
         )?),
         None => {
@@ -71,14 +87,20 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
             None
         }
     };
+    if let (Some(heart), Some(node)) = (&*heart, &node) {
+        heart.watch_engine(node.view.clone());
+    }
     let observed = Observed {
         slot: config.slot,
+        realtime,
+        guard,
         replication: replication.clone(),
         node: node.as_ref().map(Node::observed),
     };
     let ended = runtime.block_on(async {
         let server = admin::listen(config.admin, observed).await?;
-        info!(slot = %config.slot, pid = std::process::id(), admin = %config.admin, "worker started");
+        let life = format_args!("{:016x}", guard.life);
+        info!(slot = %config.slot, pid = std::process::id(), %life, admin = %config.admin, "worker started");
         let ended = tokio::select! {
             result = wait_for_signal() => result,
             reason = failed.raised() => Err(anyhow!(reason)),
@@ -91,6 +113,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         node.stop(&sender, &runtime);
     }
     replication.shutdown();
+    link.stop();
     ended
 }
 
@@ -106,7 +129,8 @@ async fn wait_for_signal() -> anyhow::Result<()> {
 
 fn start_replication(
     config: &Config,
-    runtime: &Runtime,
+    link: &Handle,
+    hooks: Hooks,
     inbox: Sender,
     fatal: Fatal,
 ) -> anyhow::Result<Replication> {
@@ -119,17 +143,31 @@ fn start_replication(
     let settings = Settings {
         profile: config.pair.profile,
         durability: config.pair.durability,
+        hooks,
         ..Settings::new(id, config.state_dir.clone(), listen, peers, keys)
     };
-    let replication =
-        tandem_replication::start(settings, runtime.handle(), move |event| match event {
-            Event::StoreFailed(error) => fatal.raise(&format!("the store failed: {error}")),
-            // On the witness nobody listens: the inbox is closed and the events end here.
-            event => {
-                inbox.push(Input::Replication(event));
-            }
-        })?;
+    let replication = tandem_replication::start(settings, link, move |event| match event {
+        Event::StoreFailed(error) => fatal.raise(&format!("the store failed: {error}")),
+        // On the witness nobody listens: the inbox is closed and the events end here.
+        event => {
+            inbox.push(Input::Replication(event));
+        }
+    })?;
     Ok(replication)
+}
+
+/// What happens on the Raft thread besides Raft.
+fn hooks(realtime: &Realtime, heart: &Arc<Option<Heart>>) -> Hooks {
+    let (raft, store, heart) = (realtime.clone(), realtime.clone(), Arc::clone(heart));
+    Hooks {
+        started: Arc::new(move || raft.adopt(Rank::Heartbeats)),
+        store_started: Arc::new(move || store.adopt(Rank::Engine)),
+        pulse: Arc::new(move |pulse| {
+            if let Some(heart) = &*heart {
+                heart.beat(pulse);
+            }
+        }),
+    }
 }
 
 /// A data node's running parts.
@@ -148,6 +186,7 @@ impl Node {
         inbox: Inbox,
         sender: &Sender,
         replication: Replication,
+        realtime: Realtime,
         fatal: Fatal,
     ) -> anyhow::Result<Node> {
         let gate = Arc::new(Gate::new());
@@ -187,7 +226,10 @@ impl Node {
         });
         let engine = thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || fatal.guarded("the engine", || shell.run()))
+            .spawn(move || {
+                realtime.adopt(Rank::Engine);
+                fatal.guarded("the engine", || shell.run());
+            })
             .context("starting the engine")?;
         Ok(Node {
             engine,

@@ -16,8 +16,10 @@ use tandem_replication_core::{
 };
 use tokio::runtime::Handle;
 
+use crate::certificate::DeathCertificate;
 use crate::clock;
 use crate::event::{DropReason, Event, Ticket};
+use crate::hooks::{Hooks, Pulse};
 use crate::link::Link;
 use crate::mailbox::{Mail, Mailbox, PendingProposal, Received, Report, Request};
 use crate::measure::{LatencyMeter, StoreMeter};
@@ -72,6 +74,7 @@ pub(crate) struct Driver<Sink> {
     pub(crate) store: StoreThread,
     pub(crate) runtime: Handle,
     pub(crate) sink: Sink,
+    pub(crate) hooks: Hooks,
     pub(crate) local: Local,
 }
 
@@ -93,6 +96,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
     /// `stored` is what the store held. The replica's own table may already be ahead of it: what it applied when
     /// it was built comes out as commands.
     pub(crate) fn run(mut self, stored: (u64, Table)) {
+        (self.hooks.started)();
         let (index, table) = stored;
         (self.sink)(Event::Restored { index, table });
         let end = guarded(|| self.turns()).unwrap_or_else(End::Failed);
@@ -124,6 +128,11 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         }
         for Received { message, .. } in mail.messages {
             self.replica.handle_message(message, clock::now());
+            self.execute()?;
+        }
+        // After what the dead leader still had to say: afterwards it is not listened to.
+        for certificate in mail.certificates {
+            self.take_certificate(certificate);
             self.execute()?;
         }
         self.propose();
@@ -159,6 +168,24 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
             }
         }
         Ok(())
+    }
+
+    fn take_certificate(&mut self, certificate: DeathCertificate) {
+        let DeathCertificate {
+            replica,
+            epoch,
+            life,
+            grace,
+        } = certificate;
+        let life = format_args!("{life:016x}");
+        match self.replica.handle_death(certificate.into(), clock::now()) {
+            Ok(()) => {
+                tracing::info!(%replica, epoch, %life, ?grace, "the leader's death is certified: promise released");
+            }
+            Err(refusal) => {
+                tracing::debug!(%replica, epoch, %life, %refusal, "death certificate not taken");
+            }
+        }
     }
 
     fn members(&self, slot: Slot) -> Vec<ReplicaId> {
@@ -291,13 +318,21 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
             }
             Role::Candidate { term } => tracing::info!(term, "candidate"),
         }
-        // The handles refuse proposals by what is published, so they learn it before the node does.
+        // The handles refuse proposals by what is published, so they learn it before the node does; the guard learns of
+        // a leadership before anything is done with it.
         self.publish();
         (self.sink)(Event::Role(role));
     }
 
     fn publish(&self) {
-        *self.shared.core() = self.replica.status();
+        let status = self.replica.status();
+        let epoch = match status.role {
+            Role::Leader { term } => term,
+            Role::Follower { .. } | Role::Candidate { .. } => 0,
+        };
+        let replica = status.id;
+        *self.shared.core() = status;
+        (self.hooks.pulse)(Pulse { replica, epoch });
     }
 
     /// The store thread reports why before its queue closes.

@@ -6,19 +6,21 @@
 //!                                    owns Replica
 //!              writes, in order    /      ^      \   messages, bounded queues
 //!         store thread  <---------        |       --------->  link tasks (tokio)
-//!         owns sled     --------->     mailbox    <---------  QUIC, mutual TLS
+//!         owns sled     --------->     mailbox    <---------  QUIC, mutual TLS; death certificates
 //!                     confirmations            messages
 //! ```
 //!
 //! The Raft thread never waits for a disk or a socket: ticks and leases must not be late.
 #![forbid(unsafe_code)]
 
+mod certificate;
 mod clock;
 mod driver;
 mod event;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;
+mod hooks;
 mod link;
 mod mailbox;
 mod measure;
@@ -29,8 +31,10 @@ mod start;
 mod status;
 mod store;
 
+pub use certificate::{CertificateSigner, DATAGRAM_LIMIT, DeathCertificate, SignError};
 pub use event::{DropReason, Event, Ticket};
 pub use handle::{ProposeError, Replication, RequestError};
+pub use hooks::{Hooks, Pulse};
 pub use link::{LinkCounters, LinkError, TlsError};
 pub use measure::{Latency, StoreStatus};
 pub use pki::{KeyPaths, PkiError};

@@ -12,6 +12,7 @@ use tandem_replication_core::eraftpb::Message;
 use tandem_replication_core::{Change, ReplicaId, Slot, Table, TransferError, WriteId};
 
 use crate::Ticket;
+use crate::certificate::DeathCertificate;
 use crate::store::{SpaceChange, StoreError};
 
 /// Messages waiting for the Raft thread; at the bound new ones are dropped, as a network would.
@@ -20,6 +21,8 @@ const MESSAGES: usize = 4096;
 const MESSAGE_BYTES: usize = 64 << 20;
 /// Proposals waiting; at the bound proposing is refused.
 const PROPOSALS: usize = 4096;
+/// Verified death certificates waiting; at the bound new ones are dropped. A guard repeats them.
+const CERTIFICATES: usize = 16;
 /// Questions and orders from the handle waiting; at the bound they are refused.
 const REQUESTS: usize = 64;
 
@@ -69,6 +72,7 @@ pub(crate) struct PendingProposal {
 pub(crate) struct Mail {
     pub(crate) reports: VecDeque<Report>,
     pub(crate) messages: VecDeque<Received>,
+    pub(crate) certificates: VecDeque<DeathCertificate>,
     pub(crate) proposals: VecDeque<PendingProposal>,
     pub(crate) requests: VecDeque<Request>,
     pub(crate) stop: bool,
@@ -79,6 +83,7 @@ impl Mail {
     fn is_empty(&self) -> bool {
         self.reports.is_empty()
             && self.messages.is_empty()
+            && self.certificates.is_empty()
             && self.proposals.is_empty()
             && self.requests.is_empty()
             && !self.stop
@@ -122,6 +127,10 @@ impl Mailbox {
             mail.messages.push_back(received);
             Ok(())
         })
+    }
+
+    pub(crate) fn certificate(&self, certificate: DeathCertificate) -> Result<(), Refused> {
+        self.accept(|mail| bounded_push(&mut mail.certificates, certificate, CERTIFICATES))
     }
 
     pub(crate) fn propose(&self, proposal: PendingProposal) -> Result<(), Refused> {

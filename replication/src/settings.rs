@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use tandem_replication_core::{Limits, Profile, ReplicaId, Slot};
 
+use crate::hooks::Hooks;
 use crate::pki::KeyPaths;
 use crate::store::{BootId, Durability};
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub boot: Option<BootId>,
     /// Seed of the random part of the election timeouts.
     pub seed: u64,
+    /// What the node does on the Raft thread.
+    pub hooks: Hooks,
 }
 
 impl Settings {
@@ -68,6 +71,7 @@ impl Settings {
             disk_low_water: None,
             boot: None,
             seed: rand::random(),
+            hooks: Hooks::default(),
         }
     }
 }

@@ -63,6 +63,7 @@ pub fn start(
         disk_low_water,
         boot,
         seed,
+        hooks,
     } = settings;
     let credentials = Credentials::load(&keys, id.slot())?;
     let boot = boot.map_or_else(BootId::of_machine, Ok)?;
@@ -97,7 +98,8 @@ pub fn start(
     let meter = Arc::new(StoreMeter::new(durability));
     let space = SpaceWatch::new(&state_dir, disk_low_water);
     let confirm = ToMailbox(Arc::clone(&mailbox));
-    let store = StoreThread::start(store, space, Arc::clone(&meter), confirm)
+    let started = Arc::clone(&hooks.store_started);
+    let store = StoreThread::start(store, space, Arc::clone(&meter), confirm, started)
         .inspect_err(|_| link.stop(runtime))?;
 
     let shared = Arc::new(Shared::new(replica.status(), meter, link));
@@ -108,6 +110,7 @@ pub fn start(
         store,
         runtime: runtime.clone(),
         sink,
+        hooks,
         local: Local::default(),
     };
     let builder = Builder::new().name("tandem-raft".to_owned());

@@ -91,6 +91,7 @@ replica_counters! {
     stale, overloaded,
     votes_refused, campaigns, elected, leases_lost, ticks_skipped, snapshots_sent, snapshots_installed,
     compactions, appends_gated, gate_opened, undecodable,
+    deaths_accepted, deaths_replayed, deaths_older_epoch, deaths_foreign, deaths_not_our_leader, deaths_starting,
 }
 
 /// What a status is made of besides the replica's own.

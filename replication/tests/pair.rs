@@ -3,10 +3,14 @@
 
 mod support;
 
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use support::{Pair, SLOTS, put};
-use tandem_replication::{Change, Slot, Table};
+use support::{PATIENCE, Pair, SLOTS, put};
+use tandem_replication::{
+    CertificateSigner, Change, DeathCertificate, Profile, ReplicaCounters, ReplicaId, Role, Slot,
+    Table,
+};
 
 const PROPOSALS: u64 = 1_000;
 
@@ -178,4 +182,69 @@ fn print_latencies(what: &str, latencies: &mut [Duration]) {
         at(99),
         at(100)
     );
+}
+
+/// Over real links: the survivors take the certificate of exactly the term in which the dead one led, once.
+#[test]
+fn a_certified_death_is_taken_over_at_once_and_an_old_certificate_means_nothing() {
+    let mut pair = Pair::new(|settings| settings.profile = Profile::Relaxed);
+    for slot in SLOTS {
+        pair.start(slot);
+    }
+    pair.commit(&put(0, 8));
+    let dead = pair.leader();
+    let survivors = SLOTS.into_iter().filter(|slot| *slot != dead);
+    let survivors: Vec<_> = survivors.collect();
+    for slot in &survivors {
+        pair.observer(*slot).wait("the leader is followed", |seen| {
+            matches!(seen.role, Some(Role::Follower { leader: Some(leader), .. }) if leader.slot() == dead)
+        });
+    }
+    let epoch = pair.replication(dead).status().term;
+    let signer = CertificateSigner::load(&pair.keys(dead), dead).unwrap();
+    let certify = |epoch| {
+        let death = DeathCertificate {
+            replica: ReplicaId::first(dead),
+            epoch,
+            life: 1,
+            grace: Duration::ZERO,
+        };
+        let datagram = signer.sign(&death).unwrap();
+        let guard = UdpSocket::bind((pair.addresses.get(&dead).unwrap().ip(), 0)).unwrap();
+        for slot in &survivors {
+            let address = pair.addresses.get(slot).unwrap();
+            guard.send_to(&datagram, address).unwrap();
+        }
+    };
+    let counters = |pair: &Pair| {
+        let of = |slot: &Slot| pair.replication(*slot).status().counters;
+        survivors.iter().map(of).collect::<Vec<_>>()
+    };
+    let wait_for_counters = |pair: &Pair, what: &str, condition: fn(&ReplicaCounters) -> bool| {
+        let begun = Instant::now();
+        while !counters(pair).iter().all(condition) {
+            assert!(begun.elapsed() < PATIENCE, "{what}: {:#?}", pair.statuses());
+            std::thread::yield_now();
+        }
+    };
+
+    // Of the term before: the leader stays.
+    certify(epoch - 1);
+    wait_for_counters(&pair, "an older epoch is refused", |counters| {
+        counters.deaths_older_epoch == 1
+    });
+    assert_eq!(pair.replication(dead).status().term, epoch);
+
+    // Of this one, and no timeout of anybody helps: the leader lives and is heard. The test lies in its name.
+    let begun = Instant::now();
+    certify(epoch);
+    let successor = if dead == Slot::A { Slot::B } else { Slot::A };
+    pair.observer(successor)
+        .wait("the survivor leads", |seen| seen.leading);
+    eprintln!("takeover after a certified death: {:?}", begun.elapsed());
+    wait_for_counters(&pair, "released", |counters| counters.deaths_accepted == 1);
+
+    certify(epoch);
+    wait_for_counters(&pair, "replayed", |counters| counters.deaths_replayed == 1);
+    assert_eq!(pair.leader(), successor);
 }

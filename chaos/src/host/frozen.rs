@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// A stopped thread; it goes on when this is dropped. Stays with the OS thread that made it, because
@@ -35,6 +35,23 @@ impl FrozenThread {
         waitpid(thread, Some(WaitPidFlag::__WALL))
             .with_context(|| format!("wait for thread {thread} to stop"))?;
         Ok(frozen)
+    }
+}
+
+impl FrozenThread {
+    /// Whether the thread was killed meanwhile. Ask from the thread that stopped it: until its tracer has been told,
+    /// a traced thread holds up the end of its process.
+    ///
+    /// # Errors
+    /// This thread is not the tracer.
+    pub fn has_died(&self) -> anyhow::Result<bool> {
+        let options = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        let status = waitpid(self.thread, Some(options))
+            .with_context(|| format!("state of thread {}", self.thread))?;
+        Ok(matches!(
+            status,
+            WaitStatus::Exited(..) | WaitStatus::Signaled(..)
+        ))
     }
 }
 

@@ -68,6 +68,24 @@ fn of_status(status: &NodeStatus) -> Vec<Sample> {
     let disk = &status.replication.disk;
     samples.push(gauge("tandem_store_free_bytes", &[], disk.free_bytes));
     samples.push(gauge("tandem_store_disk_low", &[], u64::from(disk.low)));
+    for (result, total) in &status.replication.certificates {
+        samples.push(counter(
+            "tandem_death_certificates_received_total",
+            &[("result", result)],
+            *total,
+        ));
+    }
+    let guard = &status.guard;
+    samples.extend([
+        counter(
+            "tandem_death_certificates_sent_total",
+            &[],
+            guard.certificates_sent,
+        ),
+        counter("tandem_workers_ended_total", &[], guard.workers_ended),
+        counter("tandem_workers_frozen_total", &[], guard.workers_frozen),
+        gauge("tandem_realtime", &[], u64::from(guard.realtime_on)),
+    ]);
     if let Some(address) = &status.address {
         samples.push(gauge("tandem_address_held", &[], u64::from(address.holds)));
     }
@@ -153,6 +171,13 @@ fn help(name: &str) -> &'static str {
         "tandem_store_free_bytes" => "Room on the state directory's file system",
         "tandem_store_disk_low" => "1 when that is below the low-water mark",
         "tandem_store_sync_microseconds" => "Time to make a write durable",
+        "tandem_death_certificates_received" => "Death certificates by what became of them",
+        "tandem_death_certificates_sent" => {
+            "Death certificates this node's guard sent, repetitions included"
+        }
+        "tandem_workers_ended" => "Workers of this node that ended since its guard started",
+        "tandem_workers_frozen" => "Those of them that had stopped beating and were killed",
+        "tandem_realtime" => "1 when what carries heartbeats has real-time scheduling",
         "tandem_events" => "Events by name since the worker started",
         _ if name.starts_with("tandem_media") => "Media relay",
         _ if name.starts_with("tandem_peer") => "Another replica as this one sees it",

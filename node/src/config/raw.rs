@@ -46,6 +46,7 @@ pub(super) struct Node {
     pub(super) slot: Spanned<String>,
     #[serde(default = "default_state_dir")]
     pub(super) state_dir: String,
+    pub(super) realtime: Option<Spanned<String>>,
 }
 
 fn default_state_dir() -> String {

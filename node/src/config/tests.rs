@@ -79,6 +79,11 @@ fn each_broken_relation_names_file_line_and_key() {
             "t.toml:3: node.slot: \"c\" is not",
         ),
         (
+            "slot = \"b\"",
+            "slot = \"b\"\nrealtime = \"on\"",
+            "t.toml:4: node.realtime: \"on\" is not",
+        ),
+        (
             "state_dir",
             "statedir",
             "t.toml:4: unknown field `statedir`",

@@ -35,7 +35,7 @@ pub use command::{Command, MessageClass, Position, Restored, Role, SnapshotWrite
 pub use config::{Config, ConfigError, InvalidProfile, Limits, Profile, Timing};
 pub use id::{InvalidReplicaId, InvalidSlot, ProposalId, ReplicaId, Slot, WriteId};
 pub use raft::eraftpb;
-pub use replica::{ProposeError, Replica, TimerReason, TransferError};
+pub use replica::{Death, DeathRefusal, ProposeError, Replica, TimerReason, TransferError};
 #[cfg(feature = "sabotage")]
 pub use sabotage::Sabotage;
 pub use shape::{MessageError, ShapeError, parse_message};

@@ -13,9 +13,12 @@
 mod drain;
 #[cfg(test)]
 mod fuzz;
+mod release;
 #[cfg(test)]
 mod tests;
 mod tick;
+
+pub use release::{Death, DeathRefusal};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -150,6 +153,8 @@ pub struct Replica {
     /// The decoded table of the snapshot that is being stepped.
     incoming: Option<(Position, Table)>,
     heard: BTreeMap<ReplicaId, Duration>,
+    /// The last leader whose death was certified.
+    released: Option<Death>,
     counters: Counters,
     lacking: Lacking,
 }
@@ -212,6 +217,7 @@ impl Replica {
             pre_candidate_ticks: 0,
             incoming: None,
             heard: BTreeMap::new(),
+            released: None,
             counters: Counters::default(),
             lacking: Lacking::default(),
         };
@@ -264,6 +270,9 @@ impl Replica {
             Ok(from) => from,
             Err(refusal) => return self.count(refusal),
         };
+        if self.is_posthumous(&message) {
+            return self.count(Refusal::Stale);
+        }
         self.heard.insert(from, self.now);
         if admission::veto_is_wrong(&message, self.raw.raft.raft_log.last_term()) {
             message.priority = priority(self.id.slot());

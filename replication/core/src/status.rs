@@ -105,4 +105,17 @@ pub struct Counters {
     pub gate_opened: u64,
     /// Committed entries that could not be decoded and changed nothing.
     pub undecodable: u64,
+    /// Deaths of the leader certified by its guard: the promise to it was released.
+    pub deaths_accepted: u64,
+    /// Certified deaths refused: taken already. A guard repeats its datagram, so some of these follow each accepted
+    /// one.
+    pub deaths_replayed: u64,
+    /// Certified deaths refused: of an epoch that is over.
+    pub deaths_older_epoch: u64,
+    /// Certified deaths refused: of no other member, or of another incarnation.
+    pub deaths_foreign: u64,
+    /// Certified deaths refused: of a replica that is not followed in that epoch.
+    pub deaths_not_our_leader: u64,
+    /// Certified deaths refused shortly after start.
+    pub deaths_starting: u64,
 }

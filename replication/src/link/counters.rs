@@ -72,4 +72,14 @@ counters! {
     accepted,
     /// Incoming connections refused: no certificate of the pair, not one of a peer's slot, or too many at once.
     refused,
+    /// Death certificates that a node of the pair has signed; what became of them is counted by the replica.
+    certificates_verified,
+    /// Datagrams that are neither QUIC nor laid out as a peer's death certificate.
+    certificates_malformed,
+    /// Death certificates refused: not signed by a node of this pair for its own slot.
+    certificates_forged,
+    /// Death certificates not looked at: too many in a second.
+    certificates_limited,
+    /// Death certificates dropped because a queue was full.
+    certificates_dropped,
 }

@@ -7,12 +7,15 @@
 //!
 //! * [`outgoing`]: one task a peer, dials and sends.
 //! * [`incoming`]: accepts, checks who speaks, passes messages to the mailbox.
+//! * [`siphon`], [`certificates`]: death certificates, which come from guards by plain UDP to the same port.
 
+mod certificates;
 mod counters;
 mod frame;
 pub(crate) mod fuzzing;
 mod incoming;
 mod outgoing;
+mod siphon;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -32,11 +35,14 @@ use tokio::task::JoinHandle;
 pub use counters::LinkCounters;
 pub use tls::TlsError;
 
+use certificates::Intake;
 use counters::Counters;
 use incoming::Acceptor;
 use outgoing::Outgoing;
+use siphon::Siphon;
 use tls::QuicConfig;
 
+use crate::certificate::Verifier;
 use crate::mailbox::Mailbox;
 use crate::pki::Credentials;
 
@@ -92,6 +98,7 @@ impl Link {
         mailbox: &Arc<Mailbox>,
         runtime: &Handle,
     ) -> Result<Link, LinkError> {
+        let verifier = Verifier::new(credentials.roots.clone()).map_err(TlsError::from)?;
         let QuicConfig {
             endpoint: config,
             server,
@@ -105,15 +112,28 @@ impl Link {
         let _entered = runtime.enter();
         let socket = TokioRuntime.wrap_udp_socket(socket).map_err(bound)?;
         let open_socket = Arc::downgrade(&socket);
+        let counters = Arc::new(Counters::default());
+        let (intake, verification) = Intake::new(
+            settings.own,
+            &settings.peers,
+            verifier,
+            Arc::clone(mailbox),
+            Arc::clone(&counters),
+        );
+        let socket = Arc::new(Siphon::new(socket, move |from, datagram: &[u8]| {
+            intake.offer(from, datagram);
+        }));
         let runtime_of_quinn = Arc::new(TokioRuntime);
         let mut endpoint =
             Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime_of_quinn)
                 .map_err(bound)?;
         endpoint.set_default_client_config(client);
 
-        let counters = Arc::new(Counters::default());
         let acceptor = Acceptor::new(settings.own, Arc::clone(mailbox), Arc::clone(&counters));
-        let mut tasks = vec![runtime.spawn(acceptor.run(endpoint.clone()))];
+        let mut tasks = vec![
+            runtime.spawn(verification.run()),
+            runtime.spawn(acceptor.run(endpoint.clone())),
+        ];
         let mut peers = BTreeMap::new();
         for (slot, address) in &settings.peers {
             let (outgoing, dialer) = Outgoing::new(

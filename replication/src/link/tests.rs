@@ -15,6 +15,8 @@ use tandem_replication_core::eraftpb::Message;
 use tandem_replication_core::{MessageClass, ReplicaId, Slot};
 use tokio::runtime::Runtime;
 
+mod certificates;
+
 use super::{Link, LinkSettings};
 use crate::mailbox::{Mail, Mailbox, Report};
 use crate::pki::{Credentials, KeyPaths, create_pair};

@@ -48,11 +48,13 @@ impl StoreThread {
         space: SpaceWatch,
         meter: Arc<StoreMeter>,
         confirm: impl Confirm,
+        started: Arc<dyn Fn() + Send + Sync>,
     ) -> io::Result<StoreThread> {
         let (queue, writes) = sync_channel(WRITE_QUEUE);
         let thread = Builder::new()
             .name("tandem-store".to_owned())
             .spawn(move || {
+                started();
                 let path = store.state_dir.clone();
                 let ended = guarded(|| run(store, space, &writes, &meter, &confirm))
                     .unwrap_or_else(|detail| Err(StoreError::Panicked { path, detail }));

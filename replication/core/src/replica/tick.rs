@@ -50,10 +50,12 @@ impl Replica {
         match self.raw.raft.state {
             StateRole::PreCandidate => {
                 self.pre_candidate_ticks += 1;
-                if self
-                    .pre_candidate_ticks
-                    .is_multiple_of(PRE_VOTE_RETRY_TICKS)
-                {
+                let retry = if self.is_bereft() {
+                    1
+                } else {
+                    PRE_VOTE_RETRY_TICKS
+                };
+                if self.pre_candidate_ticks.is_multiple_of(retry) {
                     self.counters.campaigns += 1;
                     // Fails only for lack of a vote to ask for.
                     let _ = self.raw.campaign();

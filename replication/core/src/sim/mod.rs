@@ -3,6 +3,7 @@
 //! Messages are delayed, reordered and lost; links are cut one way or both; disks are slow and stall;
 //! processes crash, restart and pause; clocks drift apart. [`Invariants`] watch every command.
 
+mod certificate;
 mod directed;
 mod disk;
 mod invariants;
@@ -20,8 +21,8 @@ use self::disk::Disk;
 use self::invariants::Invariants;
 use crate::sabotage::Sabotage;
 use crate::{
-    Change, Command, Config, Limits, MessageClass, Profile, ProposalId, ProposeError, Replica,
-    ReplicaId, Role, Slot, WriteId,
+    Change, Command, Config, Death, Limits, MessageClass, Profile, ProposalId, ProposeError,
+    Replica, ReplicaId, Role, Slot, WriteId,
 };
 
 pub(super) const A: usize = 0;
@@ -90,6 +91,10 @@ enum Event {
         to: ReplicaId,
         ok: bool,
     },
+    Certificate {
+        node: usize,
+        death: Death,
+    },
 }
 
 impl Event {
@@ -98,6 +103,7 @@ impl Event {
             Event::Deliver { to: node, .. }
             | Event::Persisted { node, .. }
             | Event::Timer { node, .. }
+            | Event::Certificate { node, .. }
             | Event::SnapshotSent { node, .. } => *node,
         }
     }
@@ -147,6 +153,8 @@ pub(super) struct World {
     events: BTreeMap<(Duration, u64), Event>,
     sequence: u64,
     keys: u64,
+    /// Every death that a guard has certified.
+    deaths: Vec<Death>,
 }
 
 impl World {
@@ -174,6 +182,7 @@ impl World {
             events: BTreeMap::new(),
             sequence: 0,
             keys: 0,
+            deaths: Vec::new(),
         };
         for node in [A, B, WITNESS] {
             world.start(node);
@@ -392,6 +401,8 @@ impl World {
             Event::Deliver { from, to, .. } => self.conditions.cut.contains(&(*from, *to)),
             Event::Timer { life, timer, .. } => (*life, *timer) != (node.life, node.timer),
             Event::Persisted { life, .. } | Event::SnapshotSent { life, .. } => *life != node.life,
+            // Another socket than the replica's, and the guard's own: cut where it is sent.
+            Event::Certificate { .. } => false,
         }
     }
 
@@ -407,6 +418,8 @@ impl World {
             }
             Event::Timer { .. } => replica.handle_timeout(now),
             Event::SnapshotSent { to, ok, .. } => replica.handle_snapshot_sent(to, ok, now),
+            // A refusal is counted.
+            Event::Certificate { death, .. } => drop(replica.handle_death(death, now)),
         }
     }
 

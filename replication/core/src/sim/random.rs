@@ -13,7 +13,7 @@ const SEED_VARIABLE: &str = "TANDEM_SIM_SEED";
 fn fault(world: &mut World) {
     let node = world.rng.random_range(A..=WITNESS);
     let other = (node + world.rng.random_range(1..=2)) % 3;
-    match world.rng.random_range(0..12) {
+    match world.rng.random_range(0..14) {
         0 | 1 if world.is_up(node) => world.crash(node),
         0 | 1 => world.start(node),
         2 => world.isolate(node),
@@ -45,6 +45,13 @@ fn fault(world: &mut World) {
                 (80, 40_000)
             }
         }
+        11 if world.is_up(node) => {
+            world.die(node);
+            if world.rng.random_bool(0.5) {
+                world.start(node);
+            }
+        }
+        12 => world.replay_a_death(node),
         _ => {
             world.heal();
             for node in [A, B, WITNESS] {

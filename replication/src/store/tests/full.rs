@@ -180,7 +180,14 @@ fn is_watched() {
     let meter = Arc::new(StoreMeter::new(Durability::Durable));
     let (changes, told) = channel();
     let watch = SpaceWatch::new(&state, Some(4 << 20));
-    let thread = StoreThread::start(store, watch, Arc::clone(&meter), Told(changes)).unwrap();
+    let thread = StoreThread::start(
+        store,
+        watch,
+        Arc::clone(&meter),
+        Told(changes),
+        Arc::new(|| {}),
+    )
+    .unwrap();
 
     fill(directory, 1 << 20);
     let SpaceChange::Low { free_bytes } = told.recv_timeout(PATIENCE).unwrap() else {
