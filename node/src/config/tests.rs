@@ -163,6 +163,14 @@ fn each_broken_relation_names_file_line_and_key() {
 }
 
 #[test]
+fn every_profile_is_accepted_by_its_name() {
+    for profile in Profile::ALL {
+        let text = GOOD.replacen("\"fast\"", &format!("{:?}", profile.name()), 1);
+        assert_eq!(Config::parse(&text).unwrap().pair.profile, profile);
+    }
+}
+
+#[test]
 fn a_witness_serves_nothing() {
     let complaint = complain("slot = \"b\"", "slot = \"witness\"");
     assert!(
