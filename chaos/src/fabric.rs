@@ -35,6 +35,11 @@ impl Fabric {
         LanFabric::build().map(Fabric::Lan)
     }
 
+    /// A LAN whose nodes have realms and media ports for this many calls.
+    pub fn lan_for(calls: u32) -> anyhow::Result<Fabric> {
+        LanFabric::build_for(calls).map(Fabric::Lan)
+    }
+
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -74,6 +79,15 @@ impl Fabric {
         }
     }
 
+    /// All of them: one, unless the fabric was built for many calls.
+    #[must_use]
+    pub fn floating_addresses(&self) -> Vec<Ipv4Addr> {
+        match self {
+            Fabric::Ec2(_) => vec![Ec2Fabric::floating()],
+            Fabric::Lan(fabric) => fabric.floating_addresses(),
+        }
+    }
+
     /// The address that the trunk reaches the pair at: on EC2 the Elastic IP.
     #[must_use]
     pub fn public(&self) -> Ipv4Addr {
@@ -90,7 +104,7 @@ impl Fabric {
     pub fn node_config(&self, node: HostId, keys: &Path, profile: &str) -> String {
         let addresses = match self {
             Fabric::Ec2(_) => Ec2Fabric::node_addresses(),
-            Fabric::Lan(_) => LanFabric::node_addresses(),
+            Fabric::Lan(fabric) => fabric.node_addresses(),
         };
         let clients = [HostId::Pbx, HostId::Trunk].map(|client| self.address(client));
         config::node_config(&addresses, node, keys, profile, clients)

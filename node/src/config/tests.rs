@@ -153,6 +153,11 @@ fn each_broken_relation_names_file_line_and_key() {
             "to = \"nobody\"",
             "t.toml:37: route.to: there is no group named \"nobody\"",
         ),
+        (
+            "[[route]]",
+            "[limits]\ncalls = 0\n[[route]]",
+            "t.toml:35: limits.calls: \"0\" is not between 1 and",
+        ),
     ] {
         let complaint = complain(from, to);
         assert!(
