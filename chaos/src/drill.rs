@@ -13,6 +13,7 @@
 mod pair;
 mod phones;
 mod run;
+pub mod soak;
 
 use std::fs;
 use std::io::Write;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::job::Job;
@@ -78,6 +79,34 @@ impl FabricKind {
         match self {
             FabricKind::Ec2 => "ec2",
             FabricKind::Lan => "lan",
+        }
+    }
+}
+
+/// `drill FAULT ...`, or `drill soak ...`, where nothing fails.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct DrillCommand {
+    #[command(subcommand)]
+    without_fault: Option<WithoutFault>,
+    #[command(flatten)]
+    args: Option<DrillArgs>,
+}
+
+/// Drills in which nothing fails.
+#[derive(Debug, Clone, clap::Subcommand)]
+enum WithoutFault {
+    /// A busy machine and a lossy peer link: nobody may take over.
+    Soak(soak::SoakArgs),
+}
+
+impl DrillCommand {
+    /// Runs it; the exit status is the verdict.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        match (&self.without_fault, &self.args) {
+            (Some(WithoutFault::Soak(args)), _) => soak::soak(args),
+            (None, Some(args)) => drill(args),
+            (None, None) => bail!("which fault?"),
         }
     }
 }
@@ -202,7 +231,7 @@ pub fn default_binary() -> anyhow::Result<PathBuf> {
 }
 
 /// Runs the drill; the exit status says whether the contract held.
-pub fn drill(args: &DrillArgs) -> anyhow::Result<ExitCode> {
+fn drill(args: &DrillArgs) -> anyhow::Result<ExitCode> {
     let tandem = binary(args.tandem.as_deref())?;
     let artifacts = Artifacts::create(args.artifacts.as_deref())?;
     let contract = args.contract();

@@ -3,11 +3,14 @@
 mod config;
 pub mod ec2;
 mod lan;
+mod loss;
 mod partition;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+
+use anyhow::bail;
 
 use crate::capture::Capture;
 use crate::host::{Host, HostId};
@@ -16,6 +19,7 @@ pub use ec2::{
     Call, Ec2Fabric, Effect, Fault, FaultRule, Faults, InterfaceId, Outage, Outcome, Trigger,
 };
 pub use lan::LanFabric;
+pub use loss::LossCount;
 pub use partition::Cut;
 
 /// A built network. Build it inside a [`crate::sandbox`]; dropping it kills everything on its
@@ -128,6 +132,22 @@ impl Fabric {
         match self {
             Fabric::Ec2(fabric) => fabric.heal(node),
             Fabric::Lan(fabric) => fabric.heal(node),
+        }
+    }
+
+    /// Loses this share of the packets of the peer link, at random, each way; 0 ends it.
+    pub fn lose_on_peer_link(&self, percent: u8) -> anyhow::Result<()> {
+        match self {
+            Fabric::Ec2(_) => bail!("the EC2 fabric loses nothing at random"),
+            Fabric::Lan(fabric) => fabric.lose_on_peer_link(percent),
+        }
+    }
+
+    /// What was lost since the share was set.
+    pub fn peer_link_loss(&self) -> anyhow::Result<LossCount> {
+        match self {
+            Fabric::Ec2(_) => Ok(LossCount::default()),
+            Fabric::Lan(fabric) => fabric.peer_link_loss(),
         }
     }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 use crate::bench::takeover::{self, TakeoverOptions};
+use crate::drill::soak::{self, SoakOptions};
 use crate::drill::{RunOptions, run_once};
 use crate::sandbox;
 
@@ -24,6 +25,8 @@ use crate::sandbox;
 pub enum Job {
     /// One run of a drill.
     Drill(RunOptions),
+    /// A soak.
+    Soak(SoakOptions),
     /// All takeovers of one profile, fault and number of calls.
     Takeover(TakeoverOptions),
 }
@@ -78,6 +81,7 @@ impl Job {
     async fn run(&self) -> anyhow::Result<Vec<u8>> {
         Ok(match self {
             Job::Drill(options) => serde_json::to_vec(&run_once(options).await?)?,
+            Job::Soak(options) => serde_json::to_vec(&soak::run(options).await?)?,
             Job::Takeover(options) => serde_json::to_vec(&takeover::run(options).await?)?,
         })
     }

@@ -6,6 +6,7 @@
 //! fabric's side of each node says who really sent from the floating address.
 
 pub mod bench;
+pub mod burn;
 pub mod capture;
 pub mod clock;
 pub mod drill;

@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tandem_chaos::bench::BenchTask;
-use tandem_chaos::drill::{DrillArgs, drill};
+use tandem_chaos::burn::burn;
+use tandem_chaos::drill::DrillCommand;
 use tandem_chaos::job::Job;
 use tandem_chaos::simulate::{SimulateArgs, simulate};
 
@@ -25,12 +27,18 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Put calls through a pair, let a fault come, and judge the result.
-    Drill(DrillArgs),
+    Drill(DrillCommand),
     /// Run the pair's cores in virtual time, under faults at random and directed ones, and watch what must hold.
     Simulate(SimulateArgs),
     /// Measure.
     #[command(subcommand)]
     Bench(BenchTask),
+    /// Take processor time: a soak's other work.
+    #[command(hide = true)]
+    Burn {
+        #[arg(long)]
+        seconds: u64,
+    },
     /// One job, in this process.
     #[command(hide = true)]
     RunOnce {
@@ -45,7 +53,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Task::Drill(args) => drill(&args),
+        Task::Drill(command) => command.run(),
+        Task::Burn { seconds } => burn(Duration::from_secs(seconds)).map(|()| ExitCode::SUCCESS),
         Task::Simulate(args) => simulate(&args),
         Task::Bench(task) => task.run(),
         Task::RunOnce { job, report } => run(&job, &report).map(|()| ExitCode::SUCCESS),

@@ -4,6 +4,7 @@
 //! publishes the transitions among them; it ends with the process. Status is asked over HTTP inside
 //! the host's network.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -54,6 +55,22 @@ pub struct NodeStatus {
     pub reasons: Vec<String>,
     pub calls: usize,
     pub worker_pid: i32,
+    pub counters: BTreeMap<String, u64>,
+    pub replication: ReplicationStatus,
+}
+
+/// Of it, replication's part.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct ReplicationStatus {
+    pub tick_late_us: Times,
+    pub worst_lease_margin_us: Option<u64>,
+}
+
+/// Quantiles as a node states them.
+#[derive(Debug, Clone, Copy, serde::Deserialize)]
+pub struct Times {
+    pub p99: u64,
+    pub max: u64,
 }
 
 impl NodeStatus {

@@ -56,6 +56,10 @@ pub struct TakeoverArgs {
     /// Established calls in the table during the runs.
     #[arg(long, value_delimiter = ',', default_value = "0")]
     calls: Vec<u32>,
+    /// Of these calls, at most so many with audio and so with media ports; by default as many as the system's limit
+    /// of open files allows.
+    #[arg(long)]
+    media_calls: Option<u32>,
     /// Seed of the instants of the faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -77,6 +81,7 @@ pub struct TakeoverOptions {
     pub fault: FaultKind,
     pub runs: u32,
     pub calls: u32,
+    pub media_calls: Option<u32>,
     pub seed: u64,
     pub tandem: PathBuf,
     /// Exists; nodes' directories are made in it.
@@ -138,6 +143,7 @@ pub(super) fn bench(args: &TakeoverArgs) -> anyhow::Result<ExitCode> {
                 fault: args.fault,
                 runs: args.runs,
                 calls: *calls,
+                media_calls: args.media_calls,
                 seed: args.seed,
                 tandem: tandem.clone(),
                 directory: directory.clone(),
@@ -217,7 +223,10 @@ impl Bench {
         self.pair = Some(Pair::start(&self.fabric, &self.files)?);
         let mut owner = self.pair()?.await_protected(READY_WITHIN).await?;
         if options.calls > 0 {
-            report.calls = Some(self.establish(options.calls, files).await?);
+            let with_media = files
+                .calls
+                .min(options.media_calls.unwrap_or(options.calls));
+            report.calls = Some(self.establish(options.calls, with_media, files).await?);
         }
         for attempt in 1..=options.runs * 2 {
             let (sample, survivor) = self
@@ -250,9 +259,13 @@ impl Bench {
         self.pair.as_ref().context("started before")
     }
 
-    async fn establish(&mut self, calls: u32, files: FileBudget) -> anyhow::Result<CallFigures> {
+    async fn establish(
+        &mut self,
+        calls: u32,
+        with_media: u32,
+        files: FileBudget,
+    ) -> anyhow::Result<CallFigures> {
         let mut memory = block_in_place(|| CallMemory::before(self.pair_ref()?))?;
-        let with_media = files.calls.min(calls);
         let load = block_in_place(|| {
             Load::open(&self.fabric)?.establish(0..calls, with_media, ESTABLISH_WITHIN)
         })?;
@@ -267,7 +280,7 @@ impl Bench {
         tracing::info!(?load, ?memory, "calls established");
         Ok(CallFigures {
             established: load.established,
-            with_media,
+            with_media: with_media.min(calls),
             files,
             load,
             memory,
@@ -305,7 +318,9 @@ impl Bench {
                 let at = boottime();
                 host.cut_links()?;
                 let cut = boottime();
-                host.lose_everything()?;
+                // A dead machine takes no processor time from the survivor. Ours share processors, and thousands
+                // of sockets take time to close: it stands still for now, and is ended after the takeover.
+                host.pause()?;
                 Ok((at, cut))
             }
             FaultKind::KillWorker => {
@@ -328,7 +343,8 @@ impl Bench {
             ..
         } = self;
         if self.fault == FaultKind::KillHost {
-            block_in_place(|| fabric.host(owner.id).power_on())?;
+            let host = fabric.host(owner.id);
+            block_in_place(|| host.lose_everything().and_then(|()| host.power_on()))?;
         }
         let pair = pair.as_mut().context("started before")?;
         block_in_place(|| pair.restart(fabric, owner.id, files))

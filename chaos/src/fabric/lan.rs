@@ -21,6 +21,7 @@ use anyhow::Context;
 use ipnet::Ipv4Net;
 
 use super::config::{Binding, NodeAddresses, Passage, WIDE_CALLS};
+use super::loss::{self, LossCount};
 use super::partition::{Cut, Family, Partition, Rule, apart};
 use crate::capture::{Capture, Tap};
 use crate::host::namespace::Namespace;
@@ -158,6 +159,14 @@ impl LanFabric {
         Ok(self
             .partition()
             .heal(&[front_port(node), back_port(node)])?)
+    }
+
+    pub(super) fn lose_on_peer_link(&self, percent: u8) -> anyhow::Result<()> {
+        loss::set(&self.switches, &HostId::NODES.map(back_port), percent)
+    }
+
+    pub(super) fn peer_link_loss(&self) -> anyhow::Result<LossCount> {
+        loss::count(&self.switches)
     }
 
     pub(super) fn capture(&self) -> anyhow::Result<Capture> {

@@ -86,7 +86,7 @@ fn write_calls(out: &mut impl Write, calls: &CallFigures) -> io::Result<()> {
          open files {} and {}",
         memory.owner[1].open_files, memory.standby[1].open_files,
     )?;
-    if (*with_media as usize) < *established {
+    if *with_media == files.calls {
         writeln!(
             out,
             "  the system allows a process {} open files and a call with audio needs 4, so {} calls can have media",
