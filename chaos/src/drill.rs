@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::job::Job;
@@ -83,30 +83,27 @@ impl FabricKind {
     }
 }
 
-/// `drill FAULT ...`, or `drill soak ...`, where nothing fails.
-#[derive(Debug, Clone, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct DrillCommand {
-    #[command(subcommand)]
-    without_fault: Option<WithoutFault>,
-    #[command(flatten)]
-    args: Option<DrillArgs>,
-}
-
-/// Drills in which nothing fails.
+/// What to drill.
 #[derive(Debug, Clone, clap::Subcommand)]
-enum WithoutFault {
-    /// A busy machine and a lossy peer link: nobody may take over.
+pub enum DrillCommand {
+    /// The owner's host loses power: links down, every process gone.
+    KillHost(DrillArgs),
+    /// The owner's worker process dies by SIGKILL; host and guard live.
+    KillWorker(DrillArgs),
+    /// The owner's host is cut off from everything, and comes back later.
+    Partition(DrillArgs),
+    /// A busy machine and a lossy peer link; nothing fails, so nobody may take over.
     Soak(soak::SoakArgs),
 }
 
 impl DrillCommand {
     /// Runs it; the exit status is the verdict.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        match (&self.without_fault, &self.args) {
-            (Some(WithoutFault::Soak(args)), _) => soak::soak(args),
-            (None, Some(args)) => drill(args),
-            (None, None) => bail!("which fault?"),
+        match self {
+            DrillCommand::KillHost(args) => drill(FaultKind::KillHost, args),
+            DrillCommand::KillWorker(args) => drill(FaultKind::KillWorker, args),
+            DrillCommand::Partition(args) => drill(FaultKind::Partition, args),
+            DrillCommand::Soak(args) => soak::soak(args),
         }
     }
 }
@@ -114,8 +111,6 @@ impl DrillCommand {
 /// Options of a drill.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DrillArgs {
-    /// What happens to the owner.
-    fault: FaultKind,
     /// Network that the hosts stand in.
     #[arg(long)]
     fabric: FabricKind,
@@ -184,9 +179,15 @@ impl DrillArgs {
         }
     }
 
-    fn options(&self, number: u32, tandem: &Path, directory: PathBuf) -> RunOptions {
+    fn options(
+        &self,
+        fault: FaultKind,
+        number: u32,
+        tandem: &Path,
+        directory: PathBuf,
+    ) -> RunOptions {
         RunOptions {
-            fault: self.fault,
+            fault,
             fabric: self.fabric,
             calls: self.calls,
             ringing: self.ringing.unwrap_or((self.calls / 10).max(5)),
@@ -231,7 +232,7 @@ pub fn default_binary() -> anyhow::Result<PathBuf> {
 }
 
 /// Runs the drill; the exit status says whether the contract held.
-fn drill(args: &DrillArgs) -> anyhow::Result<ExitCode> {
+fn drill(fault: FaultKind, args: &DrillArgs) -> anyhow::Result<ExitCode> {
     let tandem = binary(args.tandem.as_deref())?;
     let artifacts = Artifacts::create(args.artifacts.as_deref())?;
     let contract = args.contract();
@@ -241,19 +242,13 @@ fn drill(args: &DrillArgs) -> anyhow::Result<ExitCode> {
         let directory = artifacts.path().join(format!("run-{number}"));
         fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
-        let options = args.options(number, &tandem, directory.clone());
+        let options = args.options(fault, number, &tandem, directory.clone());
         match Job::Drill(options).start(&directory) {
             Ok(report) => runs.push(report),
             Err(error) => failures.push(format!("run {number} gave no result: {error:#}")),
         }
     }
-    let report = DrillReport::new(
-        args.fault.name(),
-        args.fabric.name(),
-        &contract,
-        runs,
-        failures,
-    );
+    let report = DrillReport::new(fault.name(), args.fabric.name(), &contract, runs, failures);
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         fs::write(path, json).with_context(|| format!("write {}", path.display()))?;

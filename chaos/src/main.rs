@@ -27,6 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Put calls through a pair, let a fault come, and judge the result.
+    #[command(subcommand)]
     Drill(DrillCommand),
     /// Run the pair's cores in virtual time, under faults at random and directed ones, and watch what must hold.
     Simulate(SimulateArgs),
