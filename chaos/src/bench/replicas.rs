@@ -181,7 +181,9 @@ impl Told {
             | Event::Restored { .. }
             | Event::Role(_)
             | Event::PeerUp(_)
-            | Event::PeerDown(_) => {}
+            | Event::PeerDown(_)
+            | Event::DiskLow { .. }
+            | Event::DiskRecovered => {}
             Event::StoreFailed(error) => tracing::error!(%slot, %error, "the store failed"),
         }
     }

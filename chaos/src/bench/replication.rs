@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use rand::RngCore;
 use serde::Serialize;
-use tandem_replication::{Change, Ticket};
+use tandem_replication::{Change, Durability, Ticket};
 
 use super::disk::BareFile;
 use super::replicas::{Outcome, Replicas, propose};
@@ -45,8 +45,8 @@ const WORKLOADS: [(&str, usize); 3] = [
 /// Options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReplicationArgs {
-    /// Whether a commit waits for the disk.
-    #[arg(long, value_enum, default_value_t = Durability::Durable)]
+    /// Whether a commit waits for the disk: durable or memory.
+    #[arg(long, default_value_t = Durability::Durable)]
     durability: Durability,
     /// Time for each of the three workloads.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
@@ -62,17 +62,9 @@ pub struct ReplicationArgs {
     json: Option<PathBuf>,
 }
 
-/// As in a pair's configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-enum Durability {
-    /// On two disks before a commit.
-    Durable,
-}
-
 #[derive(Debug, Serialize)]
 struct Report {
-    durability: Durability,
+    durability: String,
     record_bytes: u32,
     workloads: Vec<Workload>,
 }
@@ -113,7 +105,9 @@ fn measure(args: &ReplicationArgs, directory: &Path) -> anyhow::Result<Report> {
     let mut value = vec![0; args.record_bytes as usize];
     rand::rng().fill_bytes(&mut value);
     let mut bare = BareFile::create(directory, value.clone())?;
-    let replicas = Replicas::start(directory, |_| {})?;
+    let replicas = Replicas::start(directory, |settings| {
+        settings.durability = args.durability;
+    })?;
     let mut load = Load {
         replicas: &replicas,
         value: value.into(),
@@ -136,7 +130,7 @@ fn measure(args: &ReplicationArgs, directory: &Path) -> anyhow::Result<Report> {
         replicas.overflows()
     );
     Ok(Report {
-        durability: args.durability,
+        durability: args.durability.to_string(),
         record_bytes: args.record_bytes,
         workloads,
     })
@@ -263,7 +257,7 @@ fn write_table(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
     } = report;
     writeln!(
         out,
-        "{durability:?}, {record_bytes} B records, three replicas with their stores on one disk; times in ms"
+        "{durability}, {record_bytes} B records, three replicas with their stores on one disk; times in ms"
     )?;
     writeln!(
         out,
