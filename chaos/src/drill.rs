@@ -13,23 +13,25 @@
 mod pair;
 mod phones;
 mod run;
+pub mod soak;
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::report::{Contract, DrillReport, RunReport, write_table};
+use crate::job::Job;
+use crate::report::{Contract, DrillReport, write_table};
 pub use pair::{Owner, Pair, RecordCount, Takeover};
 pub use phones::PhonePair;
 pub use run::{inject, run_once};
 
 /// Names the `tandem` to drill.
-const BINARY_VARIABLE: &str = "TANDEM_BINARY";
+pub(crate) const BINARY_VARIABLE: &str = "TANDEM_BINARY";
 
 /// Exit status when the contract is broken, or a run failed.
 const EXIT_BROKEN: u8 = 1;
@@ -81,11 +83,34 @@ impl FabricKind {
     }
 }
 
+/// What to drill.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum DrillCommand {
+    /// The owner's host loses power: links down, every process gone.
+    KillHost(DrillArgs),
+    /// The owner's worker process dies by SIGKILL; host and guard live.
+    KillWorker(DrillArgs),
+    /// The owner's host is cut off from everything, and comes back later.
+    Partition(DrillArgs),
+    /// A busy machine and a lossy peer link; nothing fails, so nobody may take over.
+    Soak(soak::SoakArgs),
+}
+
+impl DrillCommand {
+    /// Runs it; the exit status is the verdict.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        match self {
+            DrillCommand::KillHost(args) => drill(FaultKind::KillHost, args),
+            DrillCommand::KillWorker(args) => drill(FaultKind::KillWorker, args),
+            DrillCommand::Partition(args) => drill(FaultKind::Partition, args),
+            DrillCommand::Soak(args) => soak::soak(args),
+        }
+    }
+}
+
 /// Options of a drill.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DrillArgs {
-    /// What happens to the owner.
-    fault: FaultKind,
     /// Network that the hosts stand in.
     #[arg(long)]
     fabric: FabricKind,
@@ -154,19 +179,15 @@ impl DrillArgs {
         }
     }
 
-    fn binary(&self) -> anyhow::Result<PathBuf> {
-        let binary = match &self.tandem {
-            Some(binary) => binary.clone(),
-            None => default_binary()?,
-        };
-        binary
-            .canonicalize()
-            .with_context(|| format!("no tandem binary at {}", binary.display()))
-    }
-
-    fn options(&self, number: u32, tandem: &Path, directory: PathBuf) -> RunOptions {
+    fn options(
+        &self,
+        fault: FaultKind,
+        number: u32,
+        tandem: &Path,
+        directory: PathBuf,
+    ) -> RunOptions {
         RunOptions {
-            fault: self.fault,
+            fault,
             fabric: self.fabric,
             calls: self.calls,
             ringing: self.ringing.unwrap_or((self.calls / 10).max(5)),
@@ -178,6 +199,17 @@ impl DrillArgs {
             directory,
         }
     }
+}
+
+/// The binary to drill, absolute; without a wish the default one.
+pub(crate) fn binary(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let binary = match asked {
+        Some(binary) => binary.to_owned(),
+        None => default_binary()?,
+    };
+    binary
+        .canonicalize()
+        .with_context(|| format!("no tandem binary at {}", binary.display()))
 }
 
 /// The binary that the environment names, else `tandem` beside the running program; for a test program, which cargo puts into `deps`, one level
@@ -200,8 +232,8 @@ pub fn default_binary() -> anyhow::Result<PathBuf> {
 }
 
 /// Runs the drill; the exit status says whether the contract held.
-pub fn drill(args: &DrillArgs) -> anyhow::Result<ExitCode> {
-    let tandem = args.binary()?;
+fn drill(fault: FaultKind, args: &DrillArgs) -> anyhow::Result<ExitCode> {
+    let tandem = binary(args.tandem.as_deref())?;
     let artifacts = Artifacts::create(args.artifacts.as_deref())?;
     let contract = args.contract();
     let mut runs = Vec::new();
@@ -210,18 +242,13 @@ pub fn drill(args: &DrillArgs) -> anyhow::Result<ExitCode> {
         let directory = artifacts.path().join(format!("run-{number}"));
         fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
-        match start_run(&args.options(number, &tandem, directory)) {
+        let options = args.options(fault, number, &tandem, directory.clone());
+        match Job::Drill(options).start(&directory) {
             Ok(report) => runs.push(report),
             Err(error) => failures.push(format!("run {number} gave no result: {error:#}")),
         }
     }
-    let report = DrillReport::new(
-        args.fault.name(),
-        args.fabric.name(),
-        &contract,
-        runs,
-        failures,
-    );
+    let report = DrillReport::new(fault.name(), args.fabric.name(), &contract, runs, failures);
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
@@ -236,42 +263,14 @@ pub fn drill(args: &DrillArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs one run in a process of its own and reads its report.
-fn start_run(options: &RunOptions) -> anyhow::Result<RunReport> {
-    let report = options.directory.join("report.json");
-    let errors = options.directory.join("run.log");
-    let log = fs::File::create(&errors).with_context(|| format!("create {}", errors.display()))?;
-    let program = std::env::current_exe().context("path of this program")?;
-    let status = Command::new(program)
-        .arg("run-once")
-        .arg("--options")
-        .arg(serde_json::to_string(options)?)
-        .arg("--report")
-        .arg(&report)
-        .stderr(log)
-        .status()
-        .context("start the run")?;
-    if !status.success() {
-        let log = fs::read_to_string(&errors).unwrap_or_default();
-        bail!(
-            "{}",
-            log.lines()
-                .last()
-                .map_or_else(|| status.to_string(), str::to_owned)
-        );
-    }
-    let json = fs::read(&report).with_context(|| format!("read {}", report.display()))?;
-    serde_json::from_slice(&json).with_context(|| format!("parse {}", report.display()))
-}
-
 /// Where a drill's files are: a directory of the user's, or one that goes when all went well.
-enum Artifacts {
+pub(crate) enum Artifacts {
     Asked(PathBuf),
     Temporary(tempfile::TempDir),
 }
 
 impl Artifacts {
-    fn create(asked: Option<&Path>) -> anyhow::Result<Artifacts> {
+    pub(crate) fn create(asked: Option<&Path>) -> anyhow::Result<Artifacts> {
         match asked {
             Some(path) => {
                 fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
@@ -283,14 +282,14 @@ impl Artifacts {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match self {
             Artifacts::Asked(path) => path,
             Artifacts::Temporary(directory) => directory.path(),
         }
     }
 
-    fn settle(self, passed: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    pub(crate) fn settle(self, passed: bool, out: &mut impl Write) -> anyhow::Result<()> {
         let kept = match self {
             Artifacts::Asked(path) => path,
             Artifacts::Temporary(directory) if passed => return Ok(directory.close()?),

@@ -3,11 +3,14 @@
 mod config;
 pub mod ec2;
 mod lan;
+mod loss;
 mod partition;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+
+use anyhow::bail;
 
 use crate::capture::Capture;
 use crate::host::{Host, HostId};
@@ -16,6 +19,7 @@ pub use ec2::{
     Call, Ec2Fabric, Effect, Fault, FaultRule, Faults, InterfaceId, Outage, Outcome, Trigger,
 };
 pub use lan::LanFabric;
+pub use loss::LossCount;
 pub use partition::Cut;
 
 /// A built network. Build it inside a [`crate::sandbox`]; dropping it kills everything on its
@@ -33,6 +37,11 @@ impl Fabric {
 
     pub fn lan() -> anyhow::Result<Fabric> {
         LanFabric::build().map(Fabric::Lan)
+    }
+
+    /// A LAN whose nodes have realms and media ports for this many calls.
+    pub fn lan_for(calls: u32) -> anyhow::Result<Fabric> {
+        LanFabric::build_for(calls).map(Fabric::Lan)
     }
 
     #[must_use]
@@ -74,6 +83,15 @@ impl Fabric {
         }
     }
 
+    /// All of them: one, unless the fabric was built for many calls.
+    #[must_use]
+    pub fn floating_addresses(&self) -> Vec<Ipv4Addr> {
+        match self {
+            Fabric::Ec2(_) => vec![Ec2Fabric::floating()],
+            Fabric::Lan(fabric) => fabric.floating_addresses(),
+        }
+    }
+
     /// The address that the trunk reaches the pair at: on EC2 the Elastic IP.
     #[must_use]
     pub fn public(&self) -> Ipv4Addr {
@@ -90,7 +108,7 @@ impl Fabric {
     pub fn node_config(&self, node: HostId, keys: &Path, profile: &str) -> String {
         let addresses = match self {
             Fabric::Ec2(_) => Ec2Fabric::node_addresses(),
-            Fabric::Lan(_) => LanFabric::node_addresses(),
+            Fabric::Lan(fabric) => fabric.node_addresses(),
         };
         let clients = [HostId::Pbx, HostId::Trunk].map(|client| self.address(client));
         config::node_config(&addresses, node, keys, profile, clients)
@@ -114,6 +132,22 @@ impl Fabric {
         match self {
             Fabric::Ec2(fabric) => fabric.heal(node),
             Fabric::Lan(fabric) => fabric.heal(node),
+        }
+    }
+
+    /// Loses this share of the packets of the peer link, at random, each way; 0 ends it.
+    pub fn lose_on_peer_link(&self, percent: u8) -> anyhow::Result<()> {
+        match self {
+            Fabric::Ec2(_) => bail!("the EC2 fabric loses nothing at random"),
+            Fabric::Lan(fabric) => fabric.lose_on_peer_link(percent),
+        }
+    }
+
+    /// What was lost since the share was set.
+    pub fn peer_link_loss(&self) -> anyhow::Result<LossCount> {
+        match self {
+            Fabric::Ec2(_) => Ok(LossCount::default()),
+            Fabric::Lan(fabric) => fabric.peer_link_loss(),
         }
     }
 

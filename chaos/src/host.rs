@@ -1,6 +1,7 @@
 //! The machines of a drill: network namespaces with interfaces, processes and a power switch.
 
 pub mod frozen;
+mod link;
 pub mod namespace;
 pub mod packet;
 pub mod process;
@@ -115,9 +116,8 @@ impl Interface {
         format!("link set {name} up\naddr replace {address} dev {name}\n{route}")
     }
 
-    fn down(&self) -> String {
-        let name = self.name;
-        format!("link set {name} down\naddr flush dev {name}\n")
+    fn flush(&self) -> String {
+        format!("addr flush dev {}\n", self.name)
     }
 }
 
@@ -228,9 +228,27 @@ impl Host {
     /// Cuts the power. The links go first: a machine without power sends nothing more, while its
     /// processes are still being collected here. Files on disk stay, addresses do not.
     pub fn power_cut(&self) -> anyhow::Result<()> {
-        let batch: String = self.interfaces.iter().map(Interface::down).collect();
-        tool::ip(Some(&self.namespace), &batch)?;
-        process::kill_all(&self.namespace).with_context(|| format!("power cut of {}", self.id))
+        self.cut_links()?;
+        self.lose_everything()
+    }
+
+    /// The first part of a power cut: from its return on nothing leaves the machine. By system calls, so
+    /// that what is measured from here does not hold the start of a program.
+    pub fn cut_links(&self) -> anyhow::Result<()> {
+        let cut = || {
+            self.interfaces
+                .iter()
+                .try_for_each(|interface| link::set_down(interface.name))
+        };
+        self.run_in(cut)?
+            .with_context(|| format!("cut the links of {}", self.id))
+    }
+
+    /// The rest of a power cut: processes and addresses.
+    pub fn lose_everything(&self) -> anyhow::Result<()> {
+        process::kill_all(&self.namespace).with_context(|| format!("power cut of {}", self.id))?;
+        let batch: String = self.interfaces.iter().map(Interface::flush).collect();
+        Ok(tool::ip(Some(&self.namespace), &batch)?)
     }
 
     /// Brings the machine up with its own addresses and without processes, as after

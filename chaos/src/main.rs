@@ -1,16 +1,17 @@
 //! `tandem-chaos`: drills for a Tandem pair.
 
-use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tandem_chaos::drill::{DrillArgs, RunOptions, drill, run_once};
-use tandem_chaos::sandbox;
+use tandem_chaos::bench::BenchTask;
+use tandem_chaos::burn::burn;
+use tandem_chaos::drill::DrillCommand;
+use tandem_chaos::job::Job;
 use tandem_chaos::simulate::{SimulateArgs, simulate};
-use tracing_subscriber::EnvFilter;
 
 /// Exit status of a drill that could not be run at all.
 const EXIT_FAILED: u8 = 2;
@@ -26,15 +27,25 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Put calls through a pair, let a fault come, and judge the result.
-    Drill(DrillArgs),
+    #[command(subcommand)]
+    Drill(DrillCommand),
     /// Run the pair's cores in virtual time, under faults at random and directed ones, and watch what must hold.
     Simulate(SimulateArgs),
-    /// One run of a drill, in this process.
+    /// Measure.
+    #[command(subcommand)]
+    Bench(BenchTask),
+    /// Take processor time: a soak's other work.
+    #[command(hide = true)]
+    Burn {
+        #[arg(long)]
+        seconds: u64,
+    },
+    /// One job, in this process.
     #[command(hide = true)]
     RunOnce {
-        /// The run's options, as JSON.
+        /// The job with its options, as JSON.
         #[arg(long)]
-        options: String,
+        job: String,
         /// Where to write the run's report.
         #[arg(long)]
         report: PathBuf,
@@ -43,9 +54,11 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Task::Drill(args) => drill(&args),
+        Task::Drill(command) => command.run(),
+        Task::Burn { seconds } => burn(Duration::from_secs(seconds)).map(|()| ExitCode::SUCCESS),
         Task::Simulate(args) => simulate(&args),
-        Task::RunOnce { options, report } => run(&options, &report).map(|()| ExitCode::SUCCESS),
+        Task::Bench(task) => task.run(),
+        Task::RunOnce { job, report } => run(&job, &report).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         // The reader of standard error may be gone; the exit status remains.
@@ -54,19 +67,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(options: &str, report: &PathBuf) -> anyhow::Result<()> {
-    let options: RunOptions = serde_json::from_str(options).context("options of the run")?;
-    sandbox::enter()?;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(run_once(&options))?;
-    fs::write(report, serde_json::to_vec(&result)?)
-        .with_context(|| format!("write {}", report.display()))
+fn run(job: &str, report: &Path) -> anyhow::Result<()> {
+    let job: Job = serde_json::from_str(job).context("options of the run")?;
+    job.run_here(report)
 }

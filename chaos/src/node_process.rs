@@ -55,6 +55,7 @@ pub struct NodeStatus {
     pub reasons: Vec<String>,
     pub calls: usize,
     pub worker_pid: i32,
+    pub counters: BTreeMap<String, u64>,
     pub guard: GuardStatus,
     pub replication: ReplicationStatus,
 }
@@ -73,6 +74,15 @@ pub struct GuardStatus {
 pub struct ReplicationStatus {
     /// Death certificates received, by what became of them.
     pub certificates: BTreeMap<String, u64>,
+    pub tick_late_us: Times,
+    pub worst_lease_margin_us: Option<u64>,
+}
+
+/// Quantiles as a node states them.
+#[derive(Debug, Clone, Copy, serde::Deserialize)]
+pub struct Times {
+    pub p99: u64,
+    pub max: u64,
 }
 
 impl NodeStatus {
@@ -119,6 +129,8 @@ pub struct NodeFiles {
     pub directory: PathBuf,
     /// Timing profile of the pair.
     pub profile: String,
+    /// Calls that a data node admits; 0: as many as it does by default.
+    pub calls: u32,
 }
 
 impl NodeFiles {
@@ -166,7 +178,7 @@ impl NodeProcess {
         let keys = files.keys().join(slot);
         fs::write(
             &config,
-            configuration(fabric, id, slot, &state_dir, &keys, &files.profile),
+            configuration(fabric, id, slot, &state_dir, &keys, files),
         )
         .with_context(|| format!("write {}", config.display()))?;
         let mut command = Command::new(&files.binary);
@@ -268,14 +280,15 @@ fn configuration(
     slot: &str,
     state_dir: &Path,
     keys: &Path,
-    profile: &str,
+    files: &NodeFiles,
 ) -> String {
     // A TOML basic string escapes as JSON does.
     let state_dir = Value::from(state_dir.to_string_lossy());
-    let network = fabric.node_config(id, keys, profile);
-    let records = match HostId::DATA_NODES.contains(&id) {
-        true => "[cdr]\npath = \"cdr.jsonl\"\n",
-        false => "",
+    let network = fabric.node_config(id, keys, &files.profile);
+    let records = match (HostId::DATA_NODES.contains(&id), files.calls) {
+        (true, 0) => "[cdr]\npath = \"cdr.jsonl\"\n".to_owned(),
+        (true, calls) => format!("[cdr]\npath = \"cdr.jsonl\"\n[limits]\ncalls = {calls}\n"),
+        (false, _) => String::new(),
     };
     format!(
         "[node]\nslot = \"{slot}\"\nstate_dir = {state_dir}\n[admin]\nlisten = \"{ADMIN}\"\n{network}{records}"

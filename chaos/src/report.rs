@@ -85,7 +85,7 @@ impl CallOutcome {
     }
 }
 
-/// Median, 99th percentile and maximum, in ms.
+/// Median, 99th percentile and maximum, in the unit of the samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     pub p50: u64,

@@ -77,6 +77,7 @@ pub fn node_files(directory: &Path) -> anyhow::Result<NodeFiles> {
         binary: default_binary()?,
         directory: directory.to_owned(),
         profile: "standard".into(),
+        calls: 0,
     })
 }
 

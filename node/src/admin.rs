@@ -23,7 +23,6 @@ use crate::cli::GuardArgs;
 use crate::realtime::Realtime;
 use crate::status::{
     AddressView, Disk, ENGINE_STALE, EngineView, GuardView, NodeStatus, Peer, ReplicationStatus,
-    SyncTimes,
 };
 
 /// Entries a healthy peer may be behind: what is on its way at the highest rates.
@@ -141,7 +140,7 @@ impl Observed {
             replication: replication_view(&replication),
             address: address.map(|(mover, status)| address_view(mover, &status)),
             cdr: self.node.is_some().then_some(view.cdr),
-            counters: view.counters,
+            counters: counters(view.counters, &replication),
         }
     }
 
@@ -247,11 +246,9 @@ fn replication_view(status: &tandem_replication::Status) -> ReplicationStatus {
         commit: status.commit,
         applied: status.applied,
         peers: peers.collect(),
-        sync_us: SyncTimes {
-            p50: status.store.sync.p50_us,
-            p99: status.store.sync.p99_us,
-            max: status.store.sync.max_us,
-        },
+        sync_us: status.store.sync.into(),
+        tick_late_us: status.punctuality.tick_late.into(),
+        worst_lease_margin_us: status.punctuality.worst_lease_margin_us,
         disk: Disk {
             durability: status.store.durability().to_string(),
             free_bytes: status.store.free_bytes,
@@ -279,6 +276,24 @@ fn certificates(status: &tandem_replication::Status) -> BTreeMap<String, u64> {
     .into_iter()
     .map(|(result, total)| (result.to_owned(), total))
     .collect()
+}
+
+/// Replication's totals beside the engine's.
+fn counters(
+    mut engine: BTreeMap<String, u64>,
+    status: &tandem_replication::Status,
+) -> BTreeMap<String, u64> {
+    let totals = &status.counters;
+    engine.extend(
+        [
+            ("raft_elected", totals.elected),
+            ("raft_campaigns", totals.campaigns),
+            ("raft_leases_lost", totals.leases_lost),
+            ("raft_ticks_skipped", totals.ticks_skipped),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    engine
 }
 
 fn address_view(mover: &str, status: &AddressStatus) -> AddressView {

@@ -240,7 +240,7 @@ impl Pair {
             Some(text) => value(
                 text,
                 "pair.profile",
-                "\"fast\", \"standard\" or \"relaxed\"",
+                "\"turbo\", \"fast\", \"standard\" or \"relaxed\"",
             )?,
             None => Profile::default(),
         };

@@ -65,6 +65,8 @@ pub(crate) struct Shell {
     proposed: BTreeMap<Ticket, Batch>,
     counters: Counters,
     published: Duration,
+    /// Just before the gate was opened or extended.
+    opened: Duration,
 }
 
 /// What happened between the engine's commands and the kernel.
@@ -86,6 +88,7 @@ impl Shell {
             proposed: BTreeMap::new(),
             counters: Counters::default(),
             published: Duration::ZERO,
+            opened: Duration::ZERO,
         }
     }
 
@@ -196,13 +199,18 @@ impl Shell {
                 Command::Media { key, streams } => self.set_media(key, &streams),
                 Command::OpenGate { until } => {
                     let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+                    self.opened = boottime();
                     self.parts.gate.open_until(until);
                 }
                 Command::CloseGate => self.parts.gate.close(),
                 Command::Desire(desired) => {
                     self.parts.desired.send_replace(desired);
                 }
-                Command::Transition(transition) => {
+                Command::Transition(mut transition) => {
+                    // The machine's own time is that of the decision; making every call ready comes between.
+                    if transition.event == tandem_failover_core::Event::GateOpened {
+                        transition.at = transition.at.max(self.opened);
+                    }
                     log_transition(&transition, failover_slot(self.parts.slot));
                     self.published = Duration::ZERO;
                 }

@@ -56,7 +56,11 @@ pub(crate) struct ReplicationStatus {
     pub(crate) applied: u64,
     pub(crate) peers: Vec<Peer>,
     /// Time to make a write durable, in microseconds.
-    pub(crate) sync_us: SyncTimes,
+    pub(crate) sync_us: Times,
+    /// How late Raft's ticks ran, in microseconds.
+    pub(crate) tick_late_us: Times,
+    /// The least that was left of a lease when it was renewed, in microseconds; zero when one ran out.
+    pub(crate) worst_lease_margin_us: Option<u64>,
     pub(crate) disk: Disk,
     /// Death certificates received, by what became of them.
     pub(crate) certificates: BTreeMap<String, u64>,
@@ -97,10 +101,20 @@ pub(crate) struct Peer {
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(crate) struct SyncTimes {
+pub(crate) struct Times {
     pub(crate) p50: u64,
     pub(crate) p99: u64,
     pub(crate) max: u64,
+}
+
+impl From<tandem_replication::Latency> for Times {
+    fn from(latency: tandem_replication::Latency) -> Times {
+        Times {
+            p50: latency.p50_us,
+            p99: latency.p99_us,
+            max: latency.max_us,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

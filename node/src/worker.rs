@@ -330,7 +330,10 @@ fn sip_config(border: &Border) -> SipConfig {
         routes: routes.collect(),
         timers: TimerConfig::default(),
         call_timers: CallTimers::default(),
-        limits: Limits::default(),
+        limits: Limits {
+            calls: border.calls.unwrap_or(Limits::default().calls),
+            ..Limits::default()
+        },
         user_agent: concat!("tandem/", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }

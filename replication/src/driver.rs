@@ -24,6 +24,7 @@ use crate::link::Link;
 use crate::mailbox::{Mail, Mailbox, PendingProposal, Received, Report, Request};
 use crate::measure::{LatencyMeter, StoreMeter};
 use crate::panics::guarded;
+use crate::punctuality::PunctualityMeter;
 use crate::store::{SpaceChange, StoreThread};
 
 /// What the Raft thread shows to the handles.
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) store_failed: AtomicBool,
     pub(crate) store: Arc<StoreMeter>,
     pub(crate) commit_latency: LatencyMeter,
+    pub(crate) punctuality: PunctualityMeter,
     pub(crate) link: Link,
 }
 
@@ -43,6 +45,7 @@ impl Shared {
             store_failed: AtomicBool::new(false),
             store,
             commit_latency: LatencyMeter::default(),
+            punctuality: PunctualityMeter::default(),
             link,
         }
     }
@@ -111,6 +114,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
             self.publish();
             let (deadline, _) = self.replica.poll_timeout();
             let mail = self.mailbox.take(deadline.saturating_sub(clock::now()));
+            self.shared.punctuality.woke(deadline, clock::now());
             if let Err(end) = self.turn(mail) {
                 return end;
             }
@@ -284,10 +288,12 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
                 Command::Role(role) => self.take_role(role),
                 Command::Lease { term, until } => {
                     self.local.lease = Some(term);
+                    self.shared.punctuality.leased(term, until, clock::now());
                     (self.sink)(Event::Lease { term, until });
                 }
                 Command::LeaseLost { term } => {
                     self.local.lease = None;
+                    self.shared.punctuality.lost(clock::now());
                     tracing::info!(term, "lease lost");
                     (self.sink)(Event::LeaseLost { term });
                 }

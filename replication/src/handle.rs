@@ -133,6 +133,7 @@ impl Replication {
             store_failed: shared.store_failed.load(Ordering::Relaxed),
             store: shared.store.status(),
             commit_latency: shared.commit_latency.latency(),
+            punctuality: shared.punctuality.status(),
             link: shared.link.counters(),
             connected: self.0.slots.iter().map(connected).collect(),
         };

@@ -7,6 +7,7 @@ use tandem_replication_core::{Counters, PeerStatus, Role, Slot, Status as CoreSt
 
 use crate::link::LinkCounters;
 use crate::measure::{Latency, StoreStatus};
+use crate::punctuality::Punctuality;
 
 /// One moment, at most a tick old.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +42,8 @@ pub struct Status {
     pub store: StoreStatus,
     /// From a proposal's arrival at the Raft thread until it was applied.
     pub commit_latency: Latency,
+    /// The Raft thread's ticks and leases.
+    pub punctuality: Punctuality,
     /// Messages the Raft thread was sent, by the link.
     pub link: LinkCounters,
     /// Totals of the replica.
@@ -101,6 +104,7 @@ pub(crate) struct Surroundings {
     pub(crate) store_failed: bool,
     pub(crate) store: StoreStatus,
     pub(crate) commit_latency: Latency,
+    pub(crate) punctuality: Punctuality,
     pub(crate) link: LinkCounters,
     /// Slots with a configured address, and whether this node's connection there is up.
     pub(crate) connected: Vec<(Slot, bool)>,
@@ -142,6 +146,7 @@ impl Status {
             peers: peers.collect(),
             store: around.store,
             commit_latency: around.commit_latency,
+            punctuality: around.punctuality,
             link: around.link,
             counters: core.counters.into(),
         }

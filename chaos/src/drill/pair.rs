@@ -33,6 +33,7 @@ pub struct Takeover {
     /// CLOCK_BOOTTIME of each step; None when the survivor did not report it in time.
     pub elected: Option<Duration>,
     pub gate_opened: Duration,
+    pub address_claimed: Option<Duration>,
     pub address_verified: Option<Duration>,
 }
 
@@ -53,6 +54,20 @@ impl Pair {
             .map(start)
             .collect::<anyhow::Result<_>>()?;
         Ok(Pair { nodes })
+    }
+
+    /// Starts a node's process afresh, on the state that it left; a process that still runs is killed.
+    pub fn restart(
+        &mut self,
+        fabric: &Fabric,
+        id: HostId,
+        files: &NodeFiles,
+    ) -> anyhow::Result<()> {
+        // The old one must be gone before the new one binds its address.
+        drop(self.nodes.remove(&id));
+        self.nodes
+            .insert(id, NodeProcess::start(fabric, id, files)?);
+        Ok(())
     }
 
     /// One node.
@@ -88,6 +103,23 @@ impl Pair {
             .await
             .err()
             .map(|error| format!("{error:#}"))
+    }
+
+    /// Waits until both data nodes have this many calls.
+    pub async fn await_calls(&self, calls: u32, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let counts = HostId::DATA_NODES
+                .into_iter()
+                .map(|id| block_in_place(|| Ok(self.node(id)?.status()?.calls)))
+                .collect::<anyhow::Result<Vec<_>>>();
+            match &counts {
+                Ok(counts) if counts.iter().all(|count| *count == calls as usize) => return Ok(()),
+                Ok(_) | Err(_) if Instant::now() < deadline => {}
+                Ok(_) | Err(_) => bail!("{counts:?} instead of {calls} calls within {limit:?}"),
+            }
+            sleep(STATUS_EVERY).await;
+        }
     }
 
     fn assess(&self) -> anyhow::Result<Owner> {
@@ -135,12 +167,14 @@ impl Pair {
             move |seen: &Transition| seen.event == event && seen.epoch == epoch
         };
         let verified = timeout(VERIFY_WITHIN, node.await_transition(of("address_verified"))).await;
-        let elected = node.transitions().into_iter().find(of("elected"));
+        let seen = node.transitions();
+        let at = |event| seen.iter().find(|seen| of(event)(seen)).map(|seen| seen.at);
         Ok(Takeover {
             survivor: node.id(),
             epoch,
-            elected: elected.map(|seen| seen.at),
+            elected: at("elected"),
             gate_opened: gate.at,
+            address_claimed: at("address_claimed"),
             address_verified: verified.ok().map(|seen| seen.at),
         })
     }

@@ -43,6 +43,7 @@ pub async fn run_once(options: &RunOptions) -> anyhow::Result<RunReport> {
         binary: options.tandem.clone(),
         directory: options.directory.clone(),
         profile: options.profile.clone(),
+        calls: 0,
     };
     let mut pair = Pair::start(&fabric, &files)?;
     let owner = pair.await_protected(READY_WITHIN).await?;

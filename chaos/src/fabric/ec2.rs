@@ -28,7 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
 
-use super::config::{Binding, Ec2Addresses, NodeAddresses};
+use super::config::{Binding, Ec2Addresses, NodeAddresses, Passage};
 use super::partition::{Cut, Family, Partition, Rule, apart};
 use crate::capture::{Capture, Tap};
 use crate::host::{Host, HostId, Interface};
@@ -178,12 +178,12 @@ impl Ec2Fabric {
     pub(super) fn node_addresses() -> NodeAddresses {
         NodeAddresses {
             nodes: HostId::NODES.map(address),
-            floating: Ipv4Net::from(FLOATING),
+            floating: vec![Ipv4Net::from(FLOATING)],
             interface: HOST_INTERFACE,
-            realms: [
-                Binding::plain("pbx", FLOATING),
-                Binding::translated("trunk", FLOATING, ELASTIC),
-            ],
+            passages: vec![Passage::office(
+                Binding::plain(FLOATING),
+                Binding::translated(FLOATING, ELASTIC),
+            )],
             ec2: Some(Ec2Addresses {
                 endpoint: Ec2Fabric::api_url(),
                 region: REGION,

@@ -17,9 +17,11 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
+use anyhow::Context;
 use ipnet::Ipv4Net;
 
-use super::config::{Binding, NodeAddresses};
+use super::config::{Binding, NodeAddresses, Passage, WIDE_CALLS};
+use super::loss::{self, LossCount};
 use super::partition::{Cut, Family, Partition, Rule, apart};
 use crate::capture::{Capture, Tap};
 use crate::host::namespace::Namespace;
@@ -27,6 +29,8 @@ use crate::host::{Host, HostId, Interface, tool};
 
 const PREFIX: u8 = 24;
 const FLOATING: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+/// Addresses .100 to .109.
+const MAX_WIDE: u8 = 10;
 const FRONT_INTERFACE: &str = "eth0";
 const BACK_INTERFACE: &str = "eth1";
 
@@ -36,6 +40,8 @@ pub struct LanFabric {
     switches: Namespace,
     hosts: BTreeMap<HostId, Host>,
     partition: Mutex<Partition>,
+    /// Floating addresses that carry as many calls as their ports allow; none: an office's few.
+    wide: u8,
 }
 
 impl LanFabric {
@@ -71,7 +77,28 @@ impl LanFabric {
             switches,
             hosts,
             partition,
+            wide: 0,
         })
+    }
+
+    /// As [`LanFabric::build`], with floating addresses, realms and media ports for this many calls.
+    pub fn build_for(calls: u32) -> anyhow::Result<LanFabric> {
+        let wide = u8::try_from(calls.div_ceil(WIDE_CALLS))
+            .ok()
+            .filter(|wide| *wide <= MAX_WIDE)
+            .with_context(|| format!("{calls} calls: at most {MAX_WIDE} addresses"))?;
+        Ok(LanFabric {
+            wide,
+            ..LanFabric::build()?
+        })
+    }
+
+    /// Every floating address, the first one first.
+    pub fn floating_addresses(&self) -> Vec<Ipv4Addr> {
+        let [a, b, c, first] = FLOATING.octets();
+        (0..self.wide.max(1))
+            .map(|number| Ipv4Addr::new(a, b, c, first + number))
+            .collect()
     }
 
     pub(super) fn hosts(&self) -> &BTreeMap<HostId, Host> {
@@ -86,15 +113,23 @@ impl LanFabric {
         front_address(id)
     }
 
-    pub(super) fn node_addresses() -> NodeAddresses {
+    pub(super) fn node_addresses(&self) -> NodeAddresses {
+        let floating = self.floating_addresses();
+        let passages = match self.wide {
+            0 => vec![Passage::office(
+                Binding::plain(FLOATING),
+                Binding::plain(FLOATING),
+            )],
+            _ => floating.iter().copied().map(Passage::wide).collect(),
+        };
         NodeAddresses {
             nodes: HostId::NODES.map(back_address),
-            floating: Ipv4Net::new_assert(FLOATING, PREFIX),
+            floating: floating
+                .into_iter()
+                .map(|address| Ipv4Net::new_assert(address, PREFIX))
+                .collect(),
             interface: FRONT_INTERFACE,
-            realms: [
-                Binding::plain("pbx", FLOATING),
-                Binding::plain("trunk", FLOATING),
-            ],
+            passages,
             ec2: None,
         }
     }
@@ -124,6 +159,14 @@ impl LanFabric {
         Ok(self
             .partition()
             .heal(&[front_port(node), back_port(node)])?)
+    }
+
+    pub(super) fn lose_on_peer_link(&self, percent: u8) -> anyhow::Result<()> {
+        loss::set(&self.switches, &HostId::NODES.map(back_port), percent)
+    }
+
+    pub(super) fn peer_link_loss(&self) -> anyhow::Result<LossCount> {
+        loss::count(&self.switches)
     }
 
     pub(super) fn capture(&self) -> anyhow::Result<Capture> {

@@ -11,7 +11,7 @@ use prometheus_client::{
 use tandem_datapath::{Sample, SampleKind};
 
 use super::Observed;
-use crate::status::NodeStatus;
+use crate::status::{NodeStatus, Times};
 
 pub(super) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -54,16 +54,18 @@ fn of_status(status: &NodeStatus) -> Vec<Sample> {
             samples.push(gauge("tandem_peer_lag_entries", &labels, lag));
         }
     }
-    for (quantile, value) in [
-        ("0.5", status.replication.sync_us.p50),
-        ("0.99", status.replication.sync_us.p99),
-        ("1", status.replication.sync_us.max),
-    ] {
-        samples.push(gauge(
-            "tandem_store_sync_microseconds",
-            &[("quantile", quantile)],
-            value,
-        ));
+    let replication = &status.replication;
+    samples.extend(quantiles(
+        "tandem_store_sync_microseconds",
+        replication.sync_us,
+    ));
+    samples.extend(quantiles(
+        "tandem_raft_tick_late_microseconds",
+        replication.tick_late_us,
+    ));
+    if let Some(margin) = replication.worst_lease_margin_us {
+        let name = "tandem_raft_worst_lease_margin_microseconds";
+        samples.push(gauge(name, &[], margin));
     }
     let disk = &status.replication.disk;
     samples.push(gauge("tandem_store_free_bytes", &[], disk.free_bytes));
@@ -97,6 +99,11 @@ fn of_status(status: &NodeStatus) -> Vec<Sample> {
         samples.push(counter("tandem_events_total", &[("event", name)], *value));
     }
     samples
+}
+
+fn quantiles(name: &'static str, times: Times) -> [Sample; 3] {
+    [("0.5", times.p50), ("0.99", times.p99), ("1", times.max)]
+        .map(|(quantile, value)| gauge(name, &[("quantile", quantile)], value))
 }
 
 fn gauge(name: &'static str, labels: &[(&'static str, &str)], value: u64) -> Sample {

@@ -20,6 +20,8 @@ use super::{
 /// More next hops than this would outlast any caller's patience.
 const TARGETS_PER_GROUP: usize = 16;
 const REALMS: usize = 64;
+/// More calls than this have no room in the replicated table.
+const CALLS: usize = 200_000;
 
 /// What a data node serves.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ pub(crate) struct Border {
     pub(crate) groups: Vec<Group>,
     pub(crate) routes: Vec<Route>,
     pub(crate) cdr_path: PathBuf,
+    /// Calls at once; one more gets 503. `None`: the SIP core's default.
+    pub(crate) calls: Option<usize>,
 }
 
 /// The floating addresses and what moves them.
@@ -102,6 +106,7 @@ impl Border {
             groups,
             routes,
             cdr_path: state_dir.join(cdr),
+            calls: raw.limits.as_ref().map(check_calls).transpose()?,
         })
     }
 }
@@ -315,6 +320,21 @@ fn port_range(text: &Spanned<String>) -> Result<RangeInclusive<u16>, Located> {
                 },
             )
         })
+}
+
+fn check_calls(raw: &raw::Limits) -> Result<usize, Located> {
+    let calls = *raw.calls.get_ref();
+    if (1..=CALLS).contains(&calls) {
+        return Ok(calls);
+    }
+    Err(at(
+        &raw.calls,
+        Problem::Value {
+            key: "limits.calls",
+            value: calls.to_string(),
+            wanted: "between 1 and 200000",
+        },
+    ))
 }
 
 fn check_groups(raw: &[raw::Group], realms: &[Realm]) -> Result<Vec<Group>, Located> {

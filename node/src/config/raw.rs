@@ -21,6 +21,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) route: Vec<Route>,
     pub(super) cdr: Option<Cdr>,
+    pub(super) limits: Option<Limits>,
 }
 
 impl Raw {
@@ -32,6 +33,7 @@ impl Raw {
             ("group", !self.group.is_empty()),
             ("route", !self.route.is_empty()),
             ("cdr", self.cdr.is_some()),
+            ("limits", self.limits.is_some()),
         ];
         match present.into_iter().find(|(_, present)| *present) {
             Some((section, _)) => Err(Problem::SectionOnWitness { section }.into()),
@@ -153,4 +155,10 @@ pub(super) struct Route {
 #[serde(deny_unknown_fields)]
 pub(super) struct Cdr {
     pub(super) path: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) calls: Spanned<usize>,
 }

@@ -158,12 +158,26 @@ fn each_broken_relation_names_file_line_and_key() {
             "to = \"nobody\"",
             "t.toml:37: route.to: there is no group named \"nobody\"",
         ),
+        (
+            "[[route]]",
+            "[limits]\ncalls = 0\n[[route]]",
+            "t.toml:36: limits.calls: \"0\" is not between 1 and",
+        ),
     ] {
         let complaint = complain(from, to);
         assert!(
             complaint.starts_with(wanted),
             "wanted {wanted:?}, got {complaint:?}"
         );
+    }
+}
+
+#[test]
+fn every_profile_is_accepted_by_its_name() {
+    let names = ["turbo", "fast", "standard", "relaxed"];
+    for (name, profile) in names.into_iter().zip(Profile::ALL) {
+        let text = GOOD.replacen("\"fast\"", &format!("{name:?}"), 1);
+        assert_eq!(Config::parse(&text).unwrap().pair.profile, profile);
     }
 }
 

@@ -581,7 +581,7 @@ fn contradictory_initial_voters_are_refused() {
 
 #[test]
 fn every_profile_keeps_the_lease_a_tick_below_the_election_timeout() {
-    for profile in [Profile::Fast, Profile::Standard, Profile::Relaxed] {
+    for profile in Profile::ALL {
         let timing = profile.timing();
         assert!(timing.lease_ticks < timing.election_ticks);
         for slot in [Slot::A, Slot::B, Slot::Witness] {

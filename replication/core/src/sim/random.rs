@@ -69,10 +69,10 @@ fn run(seed: u64) -> Invariants {
         log_bytes: 1 << 20,
         ..Limits::default()
     };
-    let profile = if seed.is_multiple_of(4) {
-        Profile::Fast
-    } else {
-        Profile::Standard
+    let profile = match seed % 8 {
+        0 => Profile::Fast,
+        4 => Profile::Turbo,
+        _ => Profile::Standard,
     };
     let mut world = World::new(
         seed,
