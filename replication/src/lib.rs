@@ -16,6 +16,7 @@
 mod clock;
 mod driver;
 mod event;
+mod founding;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;
@@ -30,14 +31,17 @@ mod status;
 mod store;
 
 pub use event::{DropReason, Event, Ticket};
-pub use handle::{ProposeError, Replication, RequestError};
+pub use handle::{ForceFailed, ProposeError, Replication, RequestError};
 pub use link::{LinkCounters, LinkError, TlsError};
 pub use measure::{Latency, StoreStatus};
 pub use pki::{KeyPaths, PkiError};
 pub use settings::Settings;
 pub use start::{StartError, start};
-pub use status::{Peer, ReplicaCounters, Status};
-pub use store::{BootId, Durability, StoreError, UnknownDurability, retire, stored_identity};
+pub use status::{Member, Peer, ReplicaCounters, Status};
+pub use store::{
+    BootId, Durability, StoreError, UnknownDurability, move_aside, retire, stored_identity,
+};
 pub use tandem_replication_core::{
-    Change, Limits, Profile, ReplicaId, Role, Slot, Table, TransferError,
+    Change, ForceError, Forced, InvalidOnSingle, Limits, OnSingle, Profile, ReplicaId, Role, Slot,
+    Table, TransferError, Versions,
 };

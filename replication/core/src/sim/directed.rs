@@ -7,7 +7,7 @@ use super::{A, B, Conditions, WITNESS, World, ms};
 use crate::{Limits, ProposeError, Role, TransferError};
 
 /// Elects `a`, lets everybody catch up.
-fn settled(seed: u64, conditions: Conditions) -> World {
+pub(super) fn settled(seed: u64, conditions: Conditions) -> World {
     let mut world = World::new(seed, conditions);
     let elected = world.run_until(ms(600), |world| world.serving().is_some());
     assert!(elected.is_some(), "seed {seed}: nobody was elected");
@@ -25,7 +25,7 @@ fn settled(seed: u64, conditions: Conditions) -> World {
     world
 }
 
-fn assert_sound(world: &World) {
+pub(super) fn assert_sound(world: &World) {
     assert!(
         world.invariants.violations.is_empty(),
         "seed {}: {:?}",

@@ -13,7 +13,7 @@ const SEED_VARIABLE: &str = "TANDEM_SIM_SEED";
 fn fault(world: &mut World) {
     let node = world.rng.random_range(A..=WITNESS);
     let other = (node + world.rng.random_range(1..=2)) % 3;
-    match world.rng.random_range(0..12) {
+    match world.rng.random_range(0..13) {
         0 | 1 if world.is_up(node) => world.crash(node),
         0 | 1 => world.start(node),
         2 => world.isolate(node),
@@ -38,7 +38,12 @@ fn fault(world: &mut World) {
             world.crash(node);
             world.start(node);
         }
-        10 => {
+        10 if world.is_up(node) && world.is_whole() => {
+            world.crash(node);
+            world.wipe(node);
+            world.start(node);
+        }
+        11 => {
             world.conditions.delay_us = if world.rng.random_bool(0.5) {
                 (80, 400)
             } else {
@@ -56,7 +61,8 @@ fn fault(world: &mut World) {
     }
 }
 
-fn run(seed: u64) -> Invariants {
+/// Returns also how many disks were lost and replaced.
+fn run(seed: u64) -> (Invariants, u64) {
     let limits = Limits {
         log_entries: 16,
         log_bytes: 1 << 20,
@@ -93,7 +99,8 @@ fn run(seed: u64) -> Invariants {
         "{SEED_VARIABLE}={seed}: {:?}",
         world.invariants.violations
     );
-    world.invariants
+    let lost_disks = [A, B, WITNESS].map(|node| u64::from(world.id_of(node).incarnation() - 1));
+    (world.invariants, lost_disks.into_iter().sum())
 }
 
 /// Once everything is well, somebody serves, takes proposals and all tables agree.
@@ -107,10 +114,11 @@ fn recover(world: &mut World) {
         }
     }
     world.run_for(ms(300));
-    let healthy = world.run_until(ms(1500), |world| world.serving().is_some());
+    // A new incarnation has been let in by then, too.
+    let healthy = world.run_until(ms(4000), World::is_whole);
     assert!(
         healthy.is_some(),
-        "{SEED_VARIABLE}={seed}: nobody serves: {:?}",
+        "{SEED_VARIABLE}={seed}: not whole: {:?}",
         world.statuses()
     );
     world.run_for(ms(100));
@@ -147,8 +155,10 @@ fn seeds(range: std::ops::Range<u64>) {
     }
     let count = range.end - range.start;
     let (mut leases, mut restored, mut witness_led, mut acknowledged) = (0, 0, 0, 0);
+    let mut reincarnated = 0;
     for seed in range {
-        let invariants = run(seed);
+        let (invariants, lost_disks) = run(seed);
+        reincarnated += lost_disks;
         leases += invariants.leases.len() as u64;
         restored += invariants.restored;
         acknowledged += invariants.acknowledged.len() as u64;
@@ -160,10 +170,10 @@ fn seeds(range: std::ops::Range<u64>) {
     }
     eprintln!(
         "{count} seeds: {leases} leases, {restored} snapshots, witness elected {witness_led} times, \
-         {acknowledged} acknowledged"
+         {acknowledged} acknowledged, {reincarnated} disks lost"
     );
     assert!(leases > 3 * count && restored > count / 10 && acknowledged > 20 * count);
-    assert!(witness_led > 0);
+    assert!(witness_led > 0 && reincarnated > count / 10);
 }
 
 #[test]
