@@ -1,7 +1,8 @@
 //! The admin address: `/status` (JSON), `/metrics` (Prometheus), `/healthz`.
 //!
-//! Local and unauthenticated: bind it to loopback. Nothing here changes anything.
+//! Local and unauthenticated: bind it to loopback. One thing here changes something, `force` (see there).
 
+mod force;
 mod metrics;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -12,18 +13,24 @@ use axum::{
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use tandem_datapath::{Datapath, boottime};
 use tandem_failover_core::{AddressStatus, address::AddressPhase};
-use tandem_replication::{Replication, Slot};
+use tandem_replication::{Replication, Slot, Versions};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::cli::GuardArgs;
 use crate::realtime::Realtime;
+pub(crate) use force::ask as force_stale_takeover;
+
 use crate::status::{
-    AddressView, Disk, ENGINE_STALE, EngineView, GuardView, NodeStatus, Peer, ReplicationStatus,
+    AddressView, Disk, ENGINE_STALE, EngineView, GuardView, Member, NodeStatus, Peer,
+    ReplicationStatus,
 };
+
+/// Replicas of a whole pair.
+const SLOTS: usize = 3;
 
 /// Entries a healthy peer may be behind: what is on its way at the highest rates.
 const CAUGHT_UP: u64 = 1_000;
@@ -70,6 +77,7 @@ pub(crate) async fn listen(
         )
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(show_health))
+        .route(force::PATH, post(force::takeover))
         .with_state(observed);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -184,6 +192,7 @@ impl Observed {
                     .to_owned(),
             );
         }
+        reasons.extend(membership_trouble(replication));
         if replication.leader.is_none() {
             reasons.push("there is no leader".to_owned());
         }
@@ -201,6 +210,63 @@ impl Observed {
             reasons.push(format!("call detail records wait: {trouble}"));
         }
         reasons
+    }
+}
+
+/// What is less than three voters that belong together.
+fn membership_trouble(status: &tandem_replication::Status) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if let Some(generation) = status.superseded_by {
+        reasons.push(format!(
+            "a takeover was forced elsewhere (generation {generation}, this store is of {}): this node takes no \
+             part any more; stop it and run `tandem rejoin`",
+            status.generation
+        ));
+    }
+    if let Some(successor) = &status.replaced_by {
+        reasons.push(format!(
+            "{successor} took this store's place: nobody listens to it any more; stop the node and run \
+             `tandem rejoin`"
+        ));
+    }
+    reasons.extend(status.waiting.clone());
+    let voters = status
+        .members
+        .iter()
+        .filter(|member| member.part == "voter");
+    if status.generation > 0 && status.waiting.is_none() && voters.count() < SLOTS {
+        reasons.push(format!(
+            "a takeover was forced (generation {}): what others held beyond this store is lost; on each of them \
+             run `tandem rejoin`",
+            status.generation
+        ));
+    }
+    if status.cluster_version > Versions::SUPPORTED.max {
+        reasons.push(format!(
+            "the pair uses version {} of its records, this build knows {}",
+            status.cluster_version,
+            Versions::SUPPORTED.max
+        ));
+    }
+    if status.alone {
+        reasons.push("alone: this node decides without the others, who only follow".to_owned());
+    }
+    for member in &status.members {
+        if member.part != "voter" && !status.alone {
+            reasons.push(format!(
+                "the membership is changing: {} is {}",
+                member.id,
+                part(member.part)
+            ));
+        }
+    }
+    reasons
+}
+
+fn part(part: &str) -> &'static str {
+    match part {
+        "learner" => "a learner",
+        _ => "leaving",
     }
 }
 
@@ -239,8 +305,19 @@ fn replication_view(status: &tandem_replication::Status) -> ReplicationStatus {
         connected: peer.connected,
         lag: peer.lag,
         silent_ms: peer.last_contact_ms,
+        said_applied: peer.said_applied,
+    });
+    let members = status.members.iter().map(|member| Member {
+        id: member.id.clone(),
+        part: member.part.to_owned(),
     });
     ReplicationStatus {
+        id: status.id.clone(),
+        members: members.collect(),
+        waiting: status.waiting.clone(),
+        alone: status.alone,
+        generation: status.generation,
+        cluster_version: status.cluster_version,
         term: status.term,
         leader: status.leader.clone(),
         commit: status.commit,

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{config::Config, guard, logging, preflight, status, worker};
+use crate::{admin, config::Config, guard, logging, preflight, status, worker};
 
 /// sysexits.h EX_CONFIG is 78, but linkerd2-proxy and others taught operators 64 (EX_USAGE) for "you
 /// gave me something that cannot work".
@@ -42,6 +42,28 @@ enum Command {
     /// The worker itself; started by the guard.
     #[command(hide = true)]
     Worker(WorkerArgs),
+    /// Move a lost or corrupt store aside, so that this node comes back under a new incarnation.
+    ///
+    /// The node must be stopped. Its calls come back from the others. The old store is kept below state_dir.
+    Rejoin {
+        #[command(flatten)]
+        args: ConfigArgs,
+        /// Yes, what only this node's store holds may be lost.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Serve from this node's store although others may hold more. LOSES what they committed beyond it.
+    ///
+    /// For when no quorum comes back: the active died while this standby was behind what the witness holds, or two
+    /// replicas are gone for ever. Refused while a leader is known.
+    ForceStaleTakeover {
+        /// Admin address of the data node that is to serve.
+        #[arg(long, env = "TANDEM_ADMIN", default_value = "127.0.0.1:7610")]
+        admin: SocketAddr,
+        /// Yes, what the others hold beyond this store is lost.
+        #[arg(long)]
+        yes_lose_data: bool,
+    },
     /// Show the node's state; exit status 1 when the pair is not fully protected.
     Status {
         /// The node's admin address.
@@ -160,6 +182,13 @@ impl Cli {
                 logging::flush();
                 finish(result)
             }),
+            Command::Rejoin { args, yes } => {
+                with_config(&args.config, |config| finish(rejoin(&config, yes)))
+            }
+            Command::ForceStaleTakeover {
+                admin,
+                yes_lose_data,
+            } => finish(admin::force_stale_takeover(admin, yes_lose_data).map(|text| say(&text))),
             Command::Status { admin, json } => match status::fetch(admin) {
                 Ok(status) => {
                     say(&if json {
@@ -183,6 +212,26 @@ fn init(pair: &str, out: &Path) -> anyhow::Result<()> {
          copy each to [pair] keys on its host; keep {0}/ca.key offline",
         out.display()
     ));
+    Ok(())
+}
+
+/// What a store has acknowledged counts on it. Without it the slot must be somebody else in the pair's eyes.
+fn rejoin(config: &Config, yes: bool) -> anyhow::Result<()> {
+    let place = config.state_dir.display();
+    anyhow::ensure!(
+        yes,
+        "this moves the store in {place} aside for good; repeat with --yes once the other two replicas run: \
+         what only this node holds would be lost"
+    );
+    match tandem_replication::move_aside(&config.state_dir)? {
+        Some(aside) => say(&format!(
+            "the store is now in {}; start the node, and it joins the pair as a new incarnation",
+            aside.display()
+        )),
+        None => say(&format!(
+            "there is no store in {place}; start the node, and it asks the others who it is"
+        )),
+    }
     Ok(())
 }
 

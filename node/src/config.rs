@@ -15,7 +15,7 @@ use std::{
     str::FromStr,
 };
 
-use tandem_replication::{Durability, Profile, Slot};
+use tandem_replication::{Durability, OnSingle, Profile, Slot};
 use toml::Spanned;
 
 pub(crate) use border::{Border, Floating, Mover, Realm, Target};
@@ -44,6 +44,8 @@ pub(crate) struct Pair {
     pub(crate) addresses: BTreeMap<Slot, SocketAddr>,
     pub(crate) profile: Profile,
     pub(crate) durability: Durability,
+    /// What the owner does when one of three replicas is gone.
+    pub(crate) on_single: OnSingle,
 }
 
 /// Where a configuration is broken, and how.
@@ -248,11 +250,16 @@ impl Pair {
             Some(text) => value(text, "pair.durability", "\"durable\" or \"memory\"")?,
             None => Durability::default(),
         };
+        let on_single = match &raw.on_single {
+            Some(text) => value(text, "pair.on_single", "\"stop\" or \"serve\"")?,
+            None => OnSingle::default(),
+        };
         Ok(Pair {
             keys: PathBuf::from(&raw.keys),
             addresses,
             profile,
             durability,
+            on_single,
         })
     }
 }

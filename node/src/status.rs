@@ -50,6 +50,18 @@ pub(crate) struct NodeStatus {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ReplicationStatus {
+    /// This replica, as `slot.incarnation`.
+    pub(crate) id: String,
+    /// Everybody who belongs to the pair.
+    pub(crate) members: Vec<Member>,
+    /// What a replica with an empty store waits for.
+    pub(crate) waiting: Option<String>,
+    /// Whether this replica is the only voter.
+    pub(crate) alone: bool,
+    /// Counts forced takeovers.
+    pub(crate) generation: u32,
+    /// The newest form of records that every member can read.
+    pub(crate) cluster_version: u16,
     pub(crate) term: u64,
     pub(crate) leader: Option<String>,
     pub(crate) commit: u64,
@@ -91,6 +103,14 @@ pub(crate) struct GuardView {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// As `slot.incarnation`.
+    pub(crate) id: String,
+    /// `voter`, `learner` or `leaving`.
+    pub(crate) part: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Peer {
     pub(crate) slot: String,
     pub(crate) connected: bool,
@@ -98,6 +118,8 @@ pub(crate) struct Peer {
     pub(crate) lag: Option<u64>,
     /// Milliseconds since its last message.
     pub(crate) silent_ms: Option<u64>,
+    /// The last log entry it said to have applied, if it has said so since this node started.
+    pub(crate) said_applied: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -133,6 +155,15 @@ impl NodeStatus {
     }
 }
 
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.part.as_str() {
+            "voter" => f.write_str(&self.id),
+            part => write!(f, "{} ({part})", self.id),
+        }
+    }
+}
+
 impl fmt::Display for NodeStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -151,11 +182,21 @@ impl fmt::Display for NodeStatus {
             f,
             "  log      leader {leader}, term {term}, commit {commit}, applied {applied}"
         )?;
+        let members: Vec<_> = self
+            .replication
+            .members
+            .iter()
+            .map(Member::to_string)
+            .collect();
+        if !members.is_empty() {
+            writeln!(f, "  members  {}", members.join(", "))?;
+        }
         for Peer {
             slot,
             connected,
             lag,
             silent_ms,
+            said_applied: _,
         } in &self.replication.peers
         {
             write!(
@@ -214,15 +255,19 @@ impl fmt::Display for NodeStatus {
     }
 }
 
-/// Asks a node's admin address.
-pub(crate) fn fetch(admin: SocketAddr) -> anyhow::Result<NodeStatus> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+/// Of requests to an admin address; their answers come with every status.
+pub(crate) fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
         .timeout_global(Some(FETCH_TIMEOUT))
         .http_status_as_error(false)
         .build()
-        .into();
+        .into()
+}
+
+/// Asks a node's admin address.
+pub(crate) fn fetch(admin: SocketAddr) -> anyhow::Result<NodeStatus> {
     let url = format!("http://{admin}/status");
-    let mut response = agent
+    let mut response = agent()
         .get(&url)
         .call()
         .with_context(|| format!("no node answers at {admin}"))?;

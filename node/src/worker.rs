@@ -15,9 +15,7 @@ use tandem_failover::{AddressTask, L2Mover, Mover};
 use tandem_failover_core::Desired;
 use tandem_failover_ec2::{Ec2Mover, Ec2Settings};
 use tandem_media::RealmNumber;
-use tandem_replication::{
-    Event, Hooks, KeyPaths, ReplicaId, Replication, Settings, stored_identity,
-};
+use tandem_replication::{Event, Hooks, KeyPaths, Replication, Settings};
 use tandem_sip::{
     config::{CallTimers, Limits, SipConfig},
     flow::RealmId,
@@ -138,16 +136,16 @@ fn start_replication(
     let listen = peers
         .remove(&config.slot)
         .context("pair: this node's own address")?;
-    let id = stored_identity(&config.state_dir)?.unwrap_or(ReplicaId::first(config.slot));
     let keys = KeyPaths::in_directory(&config.pair.keys);
     let settings = Settings {
         profile: config.pair.profile,
         durability: config.pair.durability,
         hooks,
-        ..Settings::new(id, config.state_dir.clone(), listen, peers, keys)
+        on_single: config.pair.on_single,
+        ..Settings::new(config.slot, config.state_dir.clone(), listen, peers, keys)
     };
     let replication = tandem_replication::start(settings, link, move |event| match event {
-        Event::StoreFailed(error) => fatal.raise(&format!("the store failed: {error}")),
+        Event::StoreFailed(error) => fatal.raise(&format!("replication ended: {error}")),
         // On the witness nobody listens: the inbox is closed and the events end here.
         event => {
             inbox.push(Input::Replication(event));

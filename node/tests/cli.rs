@@ -112,3 +112,30 @@ fn a_status_that_nobody_gives_is_an_error() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_store_is_moved_aside_only_when_it_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tandem.toml");
+    fs::write(&file, witness(directory.path(), "127.0.0.1:4")).unwrap();
+    let state = directory.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("birth"), "whatever it says").unwrap();
+    let rejoin =
+        |more: &[&str]| tandem(&[&["rejoin", "--config", file.to_str().unwrap()], more].concat());
+
+    let asked = rejoin(&[]);
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(
+        stderr(&asked).contains("repeat with --yes"),
+        "{}",
+        stderr(&asked)
+    );
+    assert!(state.join("birth").is_file());
+
+    let done = rejoin(&["--yes"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert!(!state.join("birth").exists() && state.join("retired-1/birth").is_file());
+    let again = rejoin(&["--yes"]);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("there is no store"));
+}

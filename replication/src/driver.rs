@@ -6,26 +6,29 @@
 //! message queue drops (Raft repeats), a full write queue counts as a failed store.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tandem_replication_core::{
-    Command, MessageClass, ProposalId, Replica, ReplicaId, Role, Slot, Status as CoreStatus, Table,
+    Command, Envelope, Forced, Founders, Greeting, MessageClass, PeerMessage, ProposalId, Replica,
+    ReplicaId, Role, Slot, Status as CoreStatus, Table, Waiting, is_reserved,
 };
 use tokio::runtime::Handle;
 
 use crate::certificate::DeathCertificate;
 use crate::clock;
 use crate::event::{DropReason, Event, Ticket};
+use crate::handle::ForceFailed;
 use crate::hooks::{Hooks, Pulse};
 use crate::link::Link;
 use crate::mailbox::{Mail, Mailbox, PendingProposal, Received, Report, Request};
 use crate::measure::{LatencyMeter, StoreMeter};
 use crate::panics::guarded;
 use crate::punctuality::PunctualityMeter;
-use crate::store::{SpaceChange, StoreThread};
+use crate::store::{Birth, Decided, SpaceChange, StoreThread};
 
 /// What the Raft thread shows to the handles.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) commit_latency: LatencyMeter,
     pub(crate) punctuality: PunctualityMeter,
     pub(crate) link: Link,
+    /// What a replica that does not know who it is waits for.
+    waiting: Mutex<Option<Waiting>>,
 }
 
 impl Shared {
@@ -47,7 +52,19 @@ impl Shared {
             commit_latency: LatencyMeter::default(),
             punctuality: PunctualityMeter::default(),
             link,
+            waiting: Mutex::default(),
         }
+    }
+
+    pub(crate) fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().expect("no holder of this lock panics")
+    }
+
+    /// Sends a hello; the next one makes up for a lost one.
+    pub(crate) fn greet(&self, Greeting { to, hello }: Greeting) {
+        let envelope = Envelope::hello(hello);
+        self.link
+            .send(ReplicaId::first(to), envelope, MessageClass::Datagram);
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, CoreStatus> {
@@ -64,7 +81,7 @@ struct Open {
 
 /// Why the thread ends.
 #[derive(Debug)]
-enum End {
+pub(crate) enum End {
     Stopped,
     Failed(String),
 }
@@ -78,6 +95,8 @@ pub(crate) struct Driver<Sink> {
     pub(crate) runtime: Handle,
     pub(crate) sink: Sink,
     pub(crate) hooks: Hooks,
+    pub(crate) birth: Birth,
+    pub(crate) state_dir: PathBuf,
     pub(crate) local: Local,
 }
 
@@ -100,7 +119,8 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
     /// it was built comes out as commands.
     pub(crate) fn run(mut self, stored: (u64, Table)) {
         (self.hooks.started)();
-        let (index, table) = stored;
+        let (index, mut table) = stored;
+        table.retain(|key, _| !is_reserved(key));
         (self.sink)(Event::Restored { index, table });
         let end = guarded(|| self.turns()).unwrap_or_else(End::Failed);
         self.wind_up(end);
@@ -130,8 +150,8 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
             self.take_report(report)?;
             self.execute()?;
         }
-        for Received { message, .. } in mail.messages {
-            self.replica.handle_message(message, clock::now());
+        for Received { envelope, .. } in mail.messages {
+            self.replica.handle_envelope(envelope, clock::now());
             self.execute()?;
         }
         // After what the dead leader still had to say: afterwards it is not listened to.
@@ -142,7 +162,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         self.propose();
         self.execute()?;
         for request in mail.requests {
-            self.answer(request);
+            self.answer(request)?;
             self.execute()?;
         }
         if mail.stop { Err(End::Stopped) } else { Ok(()) }
@@ -152,7 +172,10 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         match report {
             Report::Persisted(write) => self.replica.handle_persisted(write, clock::now()),
             Report::StoreFailed(error) => return Err(End::Failed(error.to_string())),
-            Report::PeerUp(slot) => (self.sink)(Event::PeerUp(slot)),
+            Report::PeerUp(slot) => {
+                self.replica.handle_peer_up(slot, clock::now());
+                (self.sink)(Event::PeerUp(slot));
+            }
             Report::PeerDown(slot) => {
                 for member in self.members(slot) {
                     self.replica.handle_unreachable(member, clock::now());
@@ -229,16 +252,50 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         }
     }
 
-    fn answer(&mut self, request: Request) {
+    fn answer(&mut self, request: Request) -> Result<(), End> {
         // Who asked may have stopped waiting.
         match request {
             Request::Transfer { to, answer } => {
                 let _ = answer.try_send(self.replica.transfer(to, clock::now()));
             }
             Request::Table { answer } => {
-                let _ = answer.try_send(self.replica.table().clone());
+                let _ = answer.try_send(self.replica.node_table());
+            }
+            Request::Force { answer } => {
+                let forced = self.force();
+                let ended = forced.as_ref().ok().map(|forced| {
+                    End::Failed(format!(
+                        "a takeover was forced: starting anew as {}",
+                        forced.id
+                    ))
+                });
+                let _ = answer.try_send(forced);
+                return ended.map_or(Ok(()), Err);
             }
         }
+        Ok(())
+    }
+
+    /// Decides that this store is the pair; the next start does it. This waits for the disk, which costs nobody a
+    /// lease: nobody leads.
+    fn force(&mut self) -> Result<Forced, ForceFailed> {
+        let forced @ Forced { id, generation } = self.replica.forced()?;
+        let status = self.replica.status();
+        tracing::warn!(
+            %id,
+            generation,
+            last_index = status.last_index,
+            term = status.term,
+            "a takeover is forced by an operator: what the others held beyond this store is lost"
+        );
+        let founders = Founders::new();
+        let decided = Decided {
+            id,
+            generation,
+            founders,
+        };
+        self.birth.decide(&self.state_dir, decided)?;
+        Ok(forced)
     }
 
     /// Executes everything the replica has decided.
@@ -246,7 +303,11 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         while let Some(command) = self.replica.next_command() {
             match command {
                 Command::Send { to, message, class } => {
-                    if !self.shared.link.send(to, message, class) {
+                    let envelope = Envelope {
+                        generation: self.replica.generation(),
+                        message: PeerMessage::Raft(message),
+                    };
+                    if !self.shared.link.send(to, envelope, class) {
                         match class {
                             MessageClass::Datagram => {}
                             MessageClass::Stream => drop(self.local.unreachable.insert(to)),
@@ -254,6 +315,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
                         }
                     }
                 }
+                Command::Greet(greeting) => self.shared.greet(greeting),
                 Command::Persist(write) => {
                     if !self.store.write(write) {
                         return Err(self.lost_store());
@@ -282,7 +344,7 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
                 Command::Restored { index } => {
                     debug_assert_eq!(self.replica.status().applied, index, "nothing follows yet");
                     tracing::info!(index, "a snapshot replaced the table");
-                    let table = self.replica.table().clone();
+                    let table = self.replica.node_table();
                     (self.sink)(Event::Restored { index, table });
                 }
                 Command::Role(role) => self.take_role(role),
@@ -361,21 +423,34 @@ impl<Sink: FnMut(Event)> Driver<Sink> {
         if let Some(term) = self.local.lease.take() {
             (self.sink)(Event::LeaseLost { term });
         }
-        let mut waiting = self.local.waiting;
-        waiting.extend(self.mailbox.take(Duration::ZERO).proposals);
-        self.mailbox.close();
         let open = self.local.open.into_values().map(|open| open.ticket);
-        for ticket in open.chain(waiting.into_iter().map(|proposal| proposal.ticket)) {
-            (self.sink)(Event::Dropped {
-                ticket,
-                reason: DropReason::Stopped,
-            });
-        }
-        if let End::Failed(reason) = end {
-            self.shared.store_failed.store(true, Ordering::Relaxed);
-            (self.sink)(Event::StoreFailed(reason));
-        }
+        let waiting = self.local.waiting.into_iter();
+        let tickets = open.chain(waiting.map(|proposal| proposal.ticket));
+        close(&self.mailbox, tickets.collect(), &mut self.sink);
+        fail(&self.shared, end, &mut self.sink);
         self.store.stop();
         self.shared.link.stop(&self.runtime);
+    }
+}
+
+/// Takes nothing more in; whoever waits for an answer, or proposed these or what is in the mailbox, learns it.
+pub(crate) fn close(mailbox: &Mailbox, tickets: Vec<Ticket>, sink: &mut impl FnMut(Event)) {
+    mailbox.stop();
+    let waiting = mailbox.take(Duration::ZERO).proposals;
+    mailbox.close();
+    let waiting = waiting.into_iter().map(|proposal| proposal.ticket);
+    for ticket in tickets.into_iter().chain(waiting) {
+        sink(Event::Dropped {
+            ticket,
+            reason: DropReason::Stopped,
+        });
+    }
+}
+
+/// Reports an end that was not asked for.
+pub(crate) fn fail(shared: &Shared, end: End, sink: &mut impl FnMut(Event)) {
+    if let End::Failed(reason) = end {
+        shared.store_failed.store(true, Ordering::Relaxed);
+        sink(Event::StoreFailed(reason));
     }
 }

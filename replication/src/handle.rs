@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tandem_replication_core::{Change, ReplicaId, Role, Slot, Table, TransferError};
+use tandem_replication_core::{
+    Change, ForceError, Forced, ReplicaId, Role, Slot, Table, TransferError,
+};
 
 use crate::clock;
 use crate::driver::Shared;
 use crate::event::Ticket;
 use crate::mailbox::{Mailbox, PendingProposal, Refused, Request};
 use crate::status::{Status, Surroundings};
+use crate::store::StoreError;
 
 /// Longest wait for an answer of the Raft thread. It answers within a turn; copying a full table takes longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +43,23 @@ pub enum RequestError {
     /// The replica refused to hand leadership on.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// Too many wait for the Raft thread, or it took too long.
+    #[error("replication is busy")]
+    Busy,
+    /// Replication has stopped.
+    #[error("replication has stopped")]
+    Stopped,
+}
+
+/// Why a takeover was not forced. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ForceFailed {
+    /// The replica refused.
+    #[error(transparent)]
+    Refused(#[from] ForceError),
+    /// The decision could not be made durable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Too many wait for the Raft thread, or it took too long.
     #[error("replication is busy")]
     Busy,
@@ -109,10 +129,33 @@ impl Replication {
             .core()
             .peers
             .iter()
+            .filter(|peer| peer.voter && peer.id.slot() == to)
             .map(|peer| peer.id)
-            .find(|id| id.slot() == to);
+            .max();
         let to = member.unwrap_or(ReplicaId::first(to));
         Ok(self.ask(|answer| Request::Transfer { to, answer })??)
+    }
+
+    /// Makes what this store holds the pair, whatever others held. For an operator who knows that no quorum comes
+    /// back. The replica stops with [`Event::StoreFailed`](crate::Event::StoreFailed), and takes over when it is
+    /// started again.
+    ///
+    /// # Errors
+    /// See [`ForceFailed`].
+    pub fn force_takeover(&self) -> Result<Forced, ForceFailed> {
+        let answered = self.ask(|answer| Request::Force { answer });
+        answered.unwrap_or_else(|error| {
+            Err(match error {
+                RequestError::Stopped => ForceFailed::Stopped,
+                RequestError::Busy | RequestError::Transfer(_) => ForceFailed::Busy,
+            })
+        })
+    }
+
+    /// The newest form of records that every member can read. A newer form must not be proposed: a member of an
+    /// older build would not know what it says.
+    pub fn cluster_version(&self) -> u16 {
+        self.0.shared.core().cluster_version
     }
 
     /// A copy of the committed table.
@@ -134,6 +177,7 @@ impl Replication {
             store: shared.store.status(),
             commit_latency: shared.commit_latency.latency(),
             punctuality: shared.punctuality.status(),
+            waiting: shared.waiting().as_ref().map(ToString::to_string),
             link: shared.link.counters(),
             connected: self.0.slots.iter().map(connected).collect(),
         };

@@ -17,6 +17,7 @@ mod certificate;
 mod clock;
 mod driver;
 mod event;
+mod founding;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;
@@ -34,7 +35,7 @@ mod store;
 
 pub use certificate::{CertificateSigner, DATAGRAM_LIMIT, DeathCertificate, SignError};
 pub use event::{DropReason, Event, Ticket};
-pub use handle::{ProposeError, Replication, RequestError};
+pub use handle::{ForceFailed, ProposeError, Replication, RequestError};
 pub use hooks::{Hooks, Pulse};
 pub use link::{LinkCounters, LinkError, TlsError};
 pub use measure::{Latency, StoreStatus};
@@ -42,8 +43,11 @@ pub use pki::{KeyPaths, PkiError};
 pub use punctuality::Punctuality;
 pub use settings::Settings;
 pub use start::{StartError, start};
-pub use status::{Peer, ReplicaCounters, Status};
-pub use store::{BootId, Durability, StoreError, UnknownDurability, retire, stored_identity};
+pub use status::{Member, Peer, ReplicaCounters, Status};
+pub use store::{
+    BootId, Durability, StoreError, UnknownDurability, move_aside, retire, stored_identity,
+};
 pub use tandem_replication_core::{
-    Change, Limits, Profile, ReplicaId, Role, Slot, Table, TransferError,
+    Change, ForceError, Forced, InvalidOnSingle, Limits, OnSingle, Profile, ReplicaId, Role, Slot,
+    Table, TransferError, Versions,
 };

@@ -8,11 +8,13 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tandem_replication_core::eraftpb::Message;
-use tandem_replication_core::{Change, ReplicaId, Slot, Table, TransferError, WriteId};
+use tandem_replication_core::{
+    Change, Envelope, Forced, ReplicaId, Slot, Table, TransferError, WriteId,
+};
 
 use crate::Ticket;
 use crate::certificate::DeathCertificate;
+use crate::handle::ForceFailed;
 use crate::store::{SpaceChange, StoreError};
 
 /// Messages waiting for the Raft thread; at the bound new ones are dropped, as a network would.
@@ -51,12 +53,16 @@ pub(crate) enum Request {
     Table {
         answer: SyncSender<Table>,
     },
+    /// Makes this store the pair. On success the Raft thread ends, for the replica to start anew.
+    Force {
+        answer: SyncSender<Result<Forced, ForceFailed>>,
+    },
 }
 
 /// A message from an authenticated peer.
 #[derive(Debug)]
 pub(crate) struct Received {
-    pub(crate) message: Message,
+    pub(crate) envelope: Envelope,
     /// Its encoded size.
     pub(crate) bytes: usize,
 }
@@ -191,11 +197,17 @@ fn bounded_push<T>(queue: &mut VecDeque<T>, item: T, bound: usize) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use tandem_replication_core::PeerMessage;
+    use tandem_replication_core::eraftpb::Message;
+
     use super::*;
 
     fn received(bytes: usize) -> Received {
         Received {
-            message: Message::default(),
+            envelope: Envelope {
+                generation: 0,
+                message: PeerMessage::Raft(Message::default()),
+            },
             bytes,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tandem_replication_core::{Limits, Profile, ReplicaId, Slot};
+use tandem_replication_core::{Limits, OnSingle, Profile, Slot, Versions};
 
 use crate::hooks::Hooks;
 use crate::pki::KeyPaths;
@@ -13,10 +13,8 @@ use crate::store::{BootId, Durability};
 /// Settings of one replica.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// This replica: its slot and incarnation.
-    pub id: ReplicaId,
-    /// The first voters of a new pair; used with an empty store only. Empty: wait to be added by a leader.
-    pub voters: Vec<ReplicaId>,
+    /// This replica's slot. Which incarnation of it this is, its store knows, or the others do.
+    pub slot: Slot,
     /// Where log and table are kept. Created if absent.
     pub state_dir: PathBuf,
     /// UDP address of the peer link.
@@ -36,6 +34,10 @@ pub struct Settings {
     pub disk_low_water: Option<u64>,
     /// Which boot of the machine this is, for tests that restart it. `None`: the present one.
     pub boot: Option<BootId>,
+    /// What the active does when a replica is gone; the same on both data nodes.
+    pub on_single: OnSingle,
+    /// The cluster versions this build reads and writes.
+    pub versions: Versions,
     /// Seed of the random part of the election timeouts.
     pub seed: u64,
     /// What the node does on the Raft thread.
@@ -43,24 +45,16 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings with default timing and bounds. In its first incarnation a replica founds the pair together
-    /// with the first incarnations of its peers; in a later one it waits to be added.
+    /// Settings with default timing and bounds.
     pub fn new(
-        id: ReplicaId,
+        slot: Slot,
         state_dir: PathBuf,
         listen: SocketAddr,
         peers: BTreeMap<Slot, SocketAddr>,
         keys: KeyPaths,
     ) -> Settings {
-        let slots = peers.keys().copied().chain([id.slot()]);
-        let voters = if id.incarnation() == 1 {
-            slots.map(ReplicaId::first).collect()
-        } else {
-            Vec::new()
-        };
         Settings {
-            id,
-            voters,
+            slot,
             state_dir,
             listen,
             peers,
@@ -70,6 +64,8 @@ impl Settings {
             durability: Durability::default(),
             disk_low_water: None,
             boot: None,
+            on_single: OnSingle::default(),
+            versions: Versions::SUPPORTED,
             seed: rand::random(),
             hooks: Hooks::default(),
         }

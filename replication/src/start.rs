@@ -4,20 +4,26 @@ use std::io;
 use std::sync::Arc;
 use std::thread::Builder;
 
-use tandem_replication_core::{Config, ConfigError, Replica, WriteId};
+use tandem_replication_core::{
+    Config, ConfigError, Founding, Origin, Replica, ReplicaId, Restored, Status as CoreStatus,
+    Table, WriteId,
+};
 use tokio::runtime::Handle;
 
 use crate::clock;
-use crate::driver::{Driver, Local, Shared};
+use crate::driver::{Driver, End, Local, Shared, close, fail};
 use crate::event::Event;
+use crate::founding;
 use crate::handle::Replication;
 use crate::link::{Link, LinkError, LinkSettings};
 use crate::mailbox::{Mailbox, Report};
 use crate::measure::StoreMeter;
+use crate::panics::guarded;
 use crate::pki::{Credentials, PkiError};
 use crate::settings::Settings;
 use crate::store::{
-    BootId, Confirm, Mode, SpaceChange, SpaceWatch, Store, StoreError, StoreThread,
+    self, Birth, BootId, Confirm, Decided, Mode, SpaceChange, SpaceWatch, Store, StoreError,
+    StoreThread,
 };
 
 /// Why replication did not start.
@@ -43,83 +49,194 @@ pub enum StartError {
 /// Starts a replica: opens its store, binds its address, dials its peers. Events go to `sink`, on the Raft
 /// thread, so it must not block; the first is [`Event::Restored`]. Connections live on `runtime`.
 ///
+/// With an empty store it first asks the peers who it is; [`Status::waiting`](crate::Status::waiting) says so.
+///
 /// # Errors
-/// See [`StartError`]; each variant names the file or address concerned. Nothing keeps running.
+/// See [`StartError`]; each variant names the file or address concerned. Nothing keeps running. What goes wrong
+/// once the peers have answered is an [`Event::StoreFailed`].
 pub fn start(
     settings: Settings,
     runtime: &Handle,
-    sink: impl FnMut(Event) + Send + 'static,
+    mut sink: impl FnMut(Event) + Send + 'static,
 ) -> Result<Replication, StartError> {
-    let Settings {
-        id,
-        voters,
-        state_dir,
-        listen,
-        peers,
-        keys,
-        profile,
-        limits,
-        durability,
-        disk_low_water,
-        boot,
-        seed,
-        hooks,
-    } = settings;
-    let credentials = Credentials::load(&keys, id.slot())?;
-    let boot = boot.map_or_else(BootId::of_machine, Ok)?;
-    let (store, restored) = Store::open_with(&state_dir, id, &Mode { durability, boot })?;
-    tracing::info!(
-        %id,
-        path = %state_dir.display(),
-        term = restored.hard_state.term,
-        applied = restored.applied,
-        rows = restored.table.len(),
-        %durability,
-        "store opened"
-    );
-    let stored = (restored.applied, restored.table.clone());
-    let config = Config {
-        id,
-        voters,
-        profile,
-        limits,
-        seed,
+    let credentials = Credentials::load(&settings.keys, settings.slot)?;
+    let birth = Birth::open(&settings.state_dir, settings.slot)?;
+    let boot = match settings.boot.clone() {
+        Some(boot) => boot,
+        None => BootId::of_machine()?,
     };
-    let replica = Replica::new(config, restored, clock::now())?;
-
     let mailbox = Arc::new(Mailbox::default());
-    let slots = peers.keys().copied().collect();
-    let link_settings = LinkSettings {
-        own: id.slot(),
-        listen,
-        peers,
-    };
-    let link = Link::start(&link_settings, credentials, &mailbox, runtime)?;
-    let meter = Arc::new(StoreMeter::new(durability));
-    let space = SpaceWatch::new(&state_dir, disk_low_water);
-    let confirm = ToMailbox(Arc::clone(&mailbox));
-    let started = Arc::clone(&hooks.store_started);
-    let store = StoreThread::start(store, space, Arc::clone(&meter), confirm, started)
-        .inspect_err(|_| link.stop(runtime))?;
-
-    let shared = Arc::new(Shared::new(replica.status(), meter, link));
-    let driver = Driver {
-        replica,
+    let mut beginning = Beginning {
+        life: rand::random_range(1..u64::MAX),
+        mode: Mode {
+            durability: settings.durability,
+            boot,
+        },
         mailbox: Arc::clone(&mailbox),
-        shared: Arc::clone(&shared),
-        store,
-        runtime: runtime.clone(),
-        sink,
-        hooks,
-        local: Local::default(),
+        meter: Arc::new(StoreMeter::new(settings.durability)),
+        birth,
+        settings,
     };
-    let builder = Builder::new().name("tandem-raft".to_owned());
-    match builder.spawn(move || driver.run(stored)) {
+    let known = match beginning.birth.decided().cloned() {
+        Some(decided) => Some(beginning.open(&decided)?),
+        None => None,
+    };
+    let link_settings = LinkSettings {
+        own: beginning.settings.slot,
+        listen: beginning.settings.listen,
+        peers: beginning.settings.peers.clone(),
+    };
+    let slots = link_settings.peers.keys().copied().collect();
+    let link = Link::start(&link_settings, credentials, &mailbox, runtime)?;
+    let status = match &known {
+        Some(opened) => opened.replica.status(),
+        None => CoreStatus::unknown(beginning.settings.slot),
+    };
+    let shared = Arc::new(Shared::new(status, Arc::clone(&beginning.meter), link));
+    let thread = {
+        let (shared, runtime) = (Arc::clone(&shared), runtime.clone());
+        let builder = Builder::new().name("tandem-raft".to_owned());
+        builder.spawn(move || {
+            let opened = guarded(|| beginning.replica(known, &shared, &mut sink))
+                .unwrap_or_else(|panic| Err(End::Failed(panic)));
+            match opened {
+                Ok(opened) => beginning.drive(opened, shared, runtime, sink),
+                Err(end) => {
+                    close(&beginning.mailbox, Vec::new(), &mut sink);
+                    fail(&shared, end, &mut sink);
+                    shared.link.stop(&runtime);
+                }
+            }
+        })
+    };
+    match thread {
         Ok(thread) => Ok(Replication::new(mailbox, shared, slots, thread)),
         Err(error) => {
             shared.link.stop(runtime);
             Err(error.into())
         }
+    }
+}
+
+/// What is needed to become a replica, however long it takes to know which.
+struct Beginning {
+    settings: Settings,
+    birth: Birth,
+    life: u64,
+    mode: Mode,
+    mailbox: Arc<Mailbox>,
+    meter: Arc<StoreMeter>,
+}
+
+/// A replica and its store.
+struct Opened {
+    replica: Replica,
+    store: StoreThread,
+    /// What the node is told first.
+    stored: (u64, Table),
+}
+
+impl Beginning {
+    /// The replica of a store that knows who it is, or of one that is told by the others.
+    fn replica(
+        &mut self,
+        known: Option<Opened>,
+        shared: &Shared,
+        sink: &mut impl FnMut(Event),
+    ) -> Result<Opened, End> {
+        if let Some(opened) = known {
+            return Ok(opened);
+        }
+        let slot = self.settings.slot;
+        let founding = Founding::new(
+            (slot, self.birth.store),
+            self.life,
+            self.settings.peers.keys().copied().collect(),
+            self.settings.versions,
+            clock::now(),
+        );
+        let decision = founding::decide(founding, &self.mailbox, shared, sink)?;
+        let decided = founding::decided(decision, slot);
+        tracing::info!(id = %decided.id, generation = decided.generation, "this replica knows who it is");
+        let opened = self
+            .birth
+            .decide(&self.settings.state_dir, decided.clone())
+            .map_err(StartError::from)
+            .and_then(|()| self.open(&decided));
+        opened.map_err(|error| End::Failed(error.to_string()))
+    }
+
+    /// Opens the store of a replica that is decided. With an empty one it founds the pair, or waits to be added.
+    fn open(&mut self, decided: &Decided) -> Result<Opened, StartError> {
+        let Decided {
+            id,
+            generation,
+            founders,
+        } = decided.clone();
+        store::finish_forced_takeover(&self.settings.state_dir, id, &self.mode)?;
+        let (store, restored) = Store::open_with(&self.settings.state_dir, id, &self.mode)?;
+        self.birth.mark_opened(&self.settings.state_dir)?;
+        tracing::info!(
+            %id,
+            path = %self.settings.state_dir.display(),
+            term = restored.hard_state.term,
+            applied = restored.applied,
+            rows = restored.table.len(),
+            durability = %self.mode.durability,
+            "store opened"
+        );
+        let empty = restored == Restored::default();
+        let stored = (restored.applied, restored.table.clone());
+        let others = self.settings.peers.keys().copied();
+        let slots = others.clone().chain([id.slot()]);
+        let founds = !founders.is_empty();
+        let config = Config {
+            id,
+            voters: slots.filter(|_| founds).map(ReplicaId::first).collect(),
+            profile: self.settings.profile,
+            limits: self.settings.limits,
+            seed: self.settings.seed,
+            others: others.collect(),
+            origin: Origin {
+                store: self.birth.store,
+                life: self.life,
+                generation,
+                founders,
+            },
+            on_single: self.settings.on_single,
+            versions: self.settings.versions,
+        };
+        let replica = Replica::new(config, restored, clock::now())?;
+        let stored = if empty {
+            (replica.status().applied, Table::new())
+        } else {
+            stored
+        };
+        let confirm = ToMailbox(Arc::clone(&self.mailbox));
+        let space = SpaceWatch::new(&self.settings.state_dir, self.settings.disk_low_water);
+        let started = Arc::clone(&self.settings.hooks.store_started);
+        let store = StoreThread::start(store, space, Arc::clone(&self.meter), confirm, started)?;
+        Ok(Opened {
+            replica,
+            store,
+            stored,
+        })
+    }
+
+    fn drive(self, opened: Opened, shared: Arc<Shared>, runtime: Handle, sink: impl FnMut(Event)) {
+        let driver = Driver {
+            replica: opened.replica,
+            mailbox: self.mailbox,
+            shared,
+            store: opened.store,
+            runtime,
+            sink,
+            hooks: self.settings.hooks,
+            birth: self.birth,
+            state_dir: self.settings.state_dir,
+            local: Local::default(),
+        };
+        driver.run(opened.stored);
     }
 }
 
@@ -196,7 +313,7 @@ mod tests {
             .build()
             .unwrap();
         let settings = Settings::new(
-            id,
+            Slot::A,
             state_dir,
             ([127, 0, 0, 1], 0).into(),
             BTreeMap::new(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tandem_replication_core::{Counters, PeerStatus, Role, Slot, Status as CoreStatus};
+use tandem_replication_core::{Counters, Membership, PeerStatus, Role, Slot, Status as CoreStatus};
 
 use crate::link::LinkCounters;
 use crate::measure::{Latency, StoreStatus};
@@ -34,6 +34,20 @@ pub struct Status {
     pub writes: usize,
     /// Milliseconds the lease still lasts; absent without a lease.
     pub lease_ms: Option<u64>,
+    /// Everybody who belongs to the pair, voters first.
+    pub members: Vec<Member>,
+    /// What a replica with an empty store waits for.
+    pub waiting: Option<String>,
+    /// Whether this replica is the only voter, and the others only follow.
+    pub alone: bool,
+    /// The newest form of records that every member can read; newer forms must not be written.
+    pub cluster_version: u16,
+    /// Counts forced takeovers.
+    pub generation: u32,
+    /// The generation that was heard of and that this replica does not belong to: it takes no part any more.
+    pub superseded_by: Option<u32>,
+    /// The incarnation that took this one's place: nobody listens to this one any more.
+    pub replaced_by: Option<String>,
     /// Whether the store failed, which stops the replica.
     pub store_failed: bool,
     /// The other nodes.
@@ -48,6 +62,15 @@ pub struct Status {
     pub link: LinkCounters,
     /// Totals of the replica.
     pub counters: ReplicaCounters,
+}
+
+/// One who belongs to the pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// As `slot.incarnation`.
+    pub id: String,
+    /// `voter`, `learner`, or `leaving` while a joint change takes its vote.
+    pub part: &'static str,
 }
 
 /// Another node.
@@ -69,6 +92,8 @@ pub struct Peer {
     pub snapshot: bool,
     /// Milliseconds since its last message.
     pub last_contact_ms: Option<u64>,
+    /// The last entry it said to have applied, if it has said so since this replica started.
+    pub said_applied: Option<u64>,
 }
 
 macro_rules! replica_counters {
@@ -92,7 +117,7 @@ macro_rules! replica_counters {
 replica_counters! {
     proposed, proposals_full, proposals_dropped, misaddressed, unknown_sender, malformed, beyond_log,
     stale, overloaded,
-    votes_refused, campaigns, elected, leases_lost, ticks_skipped, snapshots_sent, snapshots_installed,
+    votes_refused, votes_refused_empty, other_generation, hellos, hellos_refused, membership_changes, campaigns, elected, leases_lost, ticks_skipped, snapshots_sent, snapshots_installed,
     compactions, appends_gated, gate_opened, undecodable,
     deaths_accepted, deaths_replayed, deaths_older_epoch, deaths_foreign, deaths_not_our_leader, deaths_starting,
 }
@@ -105,6 +130,8 @@ pub(crate) struct Surroundings {
     pub(crate) store: StoreStatus,
     pub(crate) commit_latency: Latency,
     pub(crate) punctuality: Punctuality,
+    /// What it waits for if it does not know who it is.
+    pub(crate) waiting: Option<String>,
     pub(crate) link: LinkCounters,
     /// Slots with a configured address, and whether this node's connection there is up.
     pub(crate) connected: Vec<(Slot, bool)>,
@@ -114,7 +141,8 @@ impl Status {
     pub(crate) fn new(core: &CoreStatus, around: Surroundings) -> Status {
         let leads = matches!(core.role, Role::Leader { .. });
         let peers = around.connected.iter().map(|(slot, connected)| {
-            let member = core.peers.iter().find(|peer| peer.id.slot() == *slot);
+            let members = core.peers.iter().filter(|peer| peer.id.slot() == *slot);
+            let member = members.max_by_key(|peer| peer.id);
             peer(
                 *slot,
                 *connected,
@@ -124,7 +152,10 @@ impl Status {
             )
         });
         Status {
-            id: core.id.to_string(),
+            id: match &around.waiting {
+                Some(_) => format!("{}.?", core.id.slot()),
+                None => core.id.to_string(),
+            },
             role: match core.role {
                 Role::Leader { .. } => "leader",
                 Role::Follower { .. } => "follower",
@@ -142,6 +173,16 @@ impl Status {
                 .lease
                 .map(|lease| millis(lease.until.saturating_sub(around.now)))
                 .filter(|remaining| *remaining > 0),
+            members: members(&core.membership),
+            alone: core.is_alone(),
+            cluster_version: core.cluster_version,
+            generation: core.generation,
+            superseded_by: core.superseded_by,
+            replaced_by: core.replaced_by.map(|id| id.to_string()),
+            waiting: around.waiting.or_else(|| {
+                let joining = core.membership.is_empty();
+                joining.then(|| format!("waiting for the active node to add {}", core.id))
+            }),
             store_failed: around.store_failed,
             peers: peers.collect(),
             store: around.store,
@@ -151,6 +192,24 @@ impl Status {
             counters: core.counters.into(),
         }
     }
+}
+
+fn members(membership: &Membership) -> Vec<Member> {
+    let Membership {
+        voters,
+        outgoing,
+        learners,
+    } = membership;
+    let leaving = outgoing.iter().filter(|id| !voters.contains(*id));
+    let parts = voters.iter().map(|id| (id, "voter"));
+    let parts = parts.chain(leaving.map(|id| (id, "leaving")));
+    parts
+        .chain(learners.iter().map(|id| (id, "learner")))
+        .map(|(id, part)| Member {
+            id: id.to_string(),
+            part,
+        })
+        .collect()
 }
 
 fn peer(
@@ -176,6 +235,7 @@ fn peer(
         last_contact_ms: member
             .and_then(|member| member.last_heard)
             .map(|heard| millis(now.saturating_sub(heard))),
+        said_applied: member.and_then(|member| member.said_applied),
     }
 }
 

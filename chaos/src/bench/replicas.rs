@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tandem_replication::{
-    Change, Event, KeyPaths, ProposeError, ReplicaId, Replication, Settings, Slot, Ticket, pki,
+    Change, Event, KeyPaths, ProposeError, Replication, Settings, Slot, Ticket, pki,
 };
 use tokio::runtime::Runtime;
 
@@ -82,7 +82,7 @@ impl Replicas {
             let mut peers = addresses.clone();
             let listen = peers.remove(&slot).context("each slot has an address")?;
             let mut settings = Settings::new(
-                ReplicaId::first(slot),
+                slot,
                 directory.join(format!("state-{slot}")),
                 listen,
                 peers,

@@ -43,6 +43,27 @@ fn of_status(status: &NodeStatus) -> Vec<Sample> {
         gauge("tandem_raft_commit_index", &[], status.replication.commit),
         gauge("tandem_raft_applied_index", &[], status.replication.applied),
     ];
+    for (name, value) in [
+        ("tandem_alone", u64::from(status.replication.alone)),
+        (
+            "tandem_waiting",
+            u64::from(status.replication.waiting.is_some()),
+        ),
+        (
+            "tandem_generation",
+            u64::from(status.replication.generation),
+        ),
+        (
+            "tandem_cluster_version",
+            u64::from(status.replication.cluster_version),
+        ),
+    ] {
+        samples.push(gauge(name, &[], value));
+    }
+    for member in &status.replication.members {
+        let labels = [("id", member.id.as_str()), ("part", member.part.as_str())];
+        samples.push(gauge("tandem_member", &labels, 1));
+    }
     for peer in &status.replication.peers {
         let labels = [("peer", peer.slot.as_str())];
         samples.push(gauge(
@@ -177,6 +198,11 @@ fn help(name: &str) -> &'static str {
         "tandem_held_messages" => "SIP messages waiting for their commit",
         "tandem_store_free_bytes" => "Room on the state directory's file system",
         "tandem_store_disk_low" => "1 when that is below the low-water mark",
+        "tandem_alone" => "1 when this node is the only voter",
+        "tandem_waiting" => "1 while this node's store is empty and it waits for the others",
+        "tandem_generation" => "Forced takeovers this store knows of",
+        "tandem_cluster_version" => "Newest form of records that every member can read",
+        "tandem_member" => "Members of the pair, by incarnation and part",
         "tandem_store_sync_microseconds" => "Time to make a write durable",
         "tandem_death_certificates_received" => "Death certificates by what became of them",
         "tandem_death_certificates_sent" => {

@@ -65,6 +65,7 @@ pub(super) struct Pair {
     pub(super) witness: Spanned<String>,
     pub(super) profile: Option<Spanned<String>>,
     pub(super) durability: Option<Spanned<String>>,
+    pub(super) on_single: Option<Spanned<String>>,
 }
 
 fn default_keys() -> String {

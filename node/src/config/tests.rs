@@ -13,6 +13,7 @@ b = "10.0.0.12:7600"
 witness = "10.0.0.13:7600"
 profile = "fast"
 durability = "memory"
+on_single = "serve"
 [floating]
 mover = "ec2"
 interface = "eth0"
@@ -59,6 +60,7 @@ fn a_good_file_becomes_valid_types() {
     let config = Config::parse(GOOD).unwrap();
     assert_eq!(config.slot, Slot::B);
     assert_eq!(config.pair.durability, Durability::Memory);
+    assert_eq!(config.pair.on_single, OnSingle::Serve);
     let border = config.border.unwrap();
     assert_eq!(border.realms[0].advertise, border.realms[0].bind);
     assert_eq!(
@@ -73,6 +75,11 @@ fn a_good_file_becomes_valid_types() {
 #[test]
 fn each_broken_relation_names_file_line_and_key() {
     for (from, to, wanted) in [
+        (
+            "on_single = \"serve\"",
+            "on_single = \"go\"",
+            "t.toml:12: pair.on_single: \"go\" is not \"stop\" or \"serve\"",
+        ),
         (
             "slot = \"b\"",
             "slot = \"c\"",
@@ -106,57 +113,57 @@ fn each_broken_relation_names_file_line_and_key() {
         (
             "mover = \"ec2\"",
             "mover = \"arp\"",
-            "t.toml:13: floating.mover: \"arp\" is not",
+            "t.toml:14: floating.mover: \"arp\" is not",
         ),
         (
             "10.0.0.100/24",
             "10.0.0.100",
-            "t.toml:15: floating.addresses: \"10.0.0.100\" is not",
+            "t.toml:16: floating.addresses: \"10.0.0.100\" is not",
         ),
         (
             "b = \"eni-0b\"",
             "b = \"i-0b\"",
-            "t.toml:21: floating.ec2.eni: \"i-0b\" is not",
+            "t.toml:22: floating.ec2.eni: \"i-0b\" is not",
         ),
         (
             "10.0.0.100:5060",
             "10.0.0.99:5060",
-            "t.toml:24: realm.bind: 10.0.0.99 is not on a floating",
+            "t.toml:25: realm.bind: 10.0.0.99 is not on a floating",
         ),
         (
             "20000-20999",
             "20001-20999",
-            "t.toml:25: realm.media_ports: \"20001-20999\" is not",
+            "t.toml:26: realm.media_ports: \"20001-20999\" is not",
         ),
         (
             "21000-21999",
             "20500-21999",
-            "t.toml:30: realm.media_ports: pbx and trunk share ports",
+            "t.toml:31: realm.media_ports: pbx and trunk share ports",
         ),
         (
             "name = \"trunk\"",
             "name = \"pbx\"",
-            "t.toml:27: realm.name: \"pbx\" is given twice",
+            "t.toml:28: realm.name: \"pbx\" is given twice",
         ),
         (
             "\"203.0.113.100:5070\"",
             "\"[fd00::1]:5070\"",
-            "t.toml:29: realm.advertise: 10.0.0.100 and fd00::1",
+            "t.toml:30: realm.advertise: 10.0.0.100 and fd00::1",
         ),
         (
             "realm = \"trunk\"",
             "realm = \"wan\"",
-            "t.toml:33: group.realm: there is no realm named \"wan\"",
+            "t.toml:34: group.realm: there is no realm named \"wan\"",
         ),
         (
             "198.51.100.20:5060",
             "carrier.example",
-            "t.toml:34: group.targets.address: \"carrier.example\" is not",
+            "t.toml:35: group.targets.address: \"carrier.example\" is not",
         ),
         (
             "to = \"carrier\"",
             "to = \"nobody\"",
-            "t.toml:37: route.to: there is no group named \"nobody\"",
+            "t.toml:38: route.to: there is no group named \"nobody\"",
         ),
         (
             "[[route]]",

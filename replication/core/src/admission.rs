@@ -26,6 +26,8 @@ pub(crate) enum Refusal {
     BeyondLog,
     /// We restarted a moment ago and may have promised not to vote.
     VoteRefused,
+    /// We have no log: what we may have voted for and acknowledged is forgotten.
+    Empty,
     /// An answer to a role we no longer have.
     Stale,
 }
@@ -62,7 +64,9 @@ impl Receiver<'_> {
         }
         match message.get_msg_type() {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                if self.refuses_votes {
+                if self.is_empty() {
+                    Err(Refusal::Empty)
+                } else if self.refuses_votes {
                     Err(Refusal::VoteRefused)
                 } else {
                     Ok(())
@@ -122,6 +126,11 @@ impl Receiver<'_> {
         Ok(from)
     }
 
+    /// Not told yet who belongs to the pair.
+    fn is_empty(&self) -> bool {
+        *self.conf_state == ConfState::default()
+    }
+
     fn admit_timeout_now(&self, message: &Message) -> Result<(), Refusal> {
         if self.refuses_votes {
             return Err(Refusal::VoteRefused);
@@ -134,6 +143,10 @@ impl Receiver<'_> {
     }
 
     fn admit_append(&self, message: &Message) -> Result<(), Refusal> {
+        // Every log begins behind a snapshot. Entries from the first on would leave out who founded the pair.
+        if self.is_empty() && message.index == 0 {
+            return Err(Refusal::Malformed);
+        }
         // raft-rs takes term 0 for "any index outside the log".
         if (message.log_term == 0) != (message.index == 0) || message.log_term > message.term {
             return Err(Refusal::Malformed);

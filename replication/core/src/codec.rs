@@ -98,6 +98,10 @@ impl Reader {
         Ok(self.rest.split_to(length))
     }
 
+    pub(crate) fn into_rest(self) -> Bytes {
+        self.rest
+    }
+
     pub(crate) fn finish(self) -> Result<(), CodecError> {
         if self.rest.is_empty() {
             Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Message};
 
-use crate::{Change, ProposalId, ReplicaId, Table, WriteId};
+use crate::{Change, Greeting, ProposalId, ReplicaId, Table, WriteId};
 
 /// A side effect. The shell executes commands in the order they come out.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub enum Command {
         /// How it wants to travel.
         class: MessageClass,
     },
+    /// Transmit a hello to this slot, like a [`Datagram`](MessageClass::Datagram).
+    Greet(Greeting),
     /// Make durable, then call [`handle_persisted`](crate::Replica::handle_persisted).
     Persist(Write),
     /// An entry was committed and applied to the table. Indices are contiguous, except across
@@ -155,7 +157,42 @@ pub struct Restored {
     pub table: Table,
 }
 
+/// Where a new pair's log begins. Not before the first index: who comes without a log is sent a snapshot,
+/// which tells it the membership, and never entries from the first on.
+const FOUNDED: Position = Position { index: 1, term: 1 };
+
+impl Restored {
+    /// What every founder's store holds at first.
+    pub(crate) fn founded(conf_state: ConfState) -> Restored {
+        Restored {
+            hard_state: HardState {
+                term: FOUNDED.term,
+                commit: FOUNDED.index,
+                ..HardState::default()
+            },
+            conf_state,
+            compacted: FOUNDED,
+            applied: FOUNDED.index,
+            ..Restored::default()
+        }
+    }
+}
+
 impl Write {
+    /// Puts [`Restored::founded`] into an empty store.
+    pub(crate) fn founding(founded: &Restored) -> Write {
+        Write {
+            snapshot: Some(SnapshotWrite {
+                position: founded.compacted,
+                table: Table::new(),
+            }),
+            hard_state: Some(founded.hard_state.clone()),
+            conf_state: Some(founded.conf_state.clone()),
+            must_sync: true,
+            ..Write::empty()
+        }
+    }
+
     pub(crate) fn empty() -> Write {
         Write {
             id: WriteId(0),

@@ -1,8 +1,8 @@
 //! Settings of a replica, parsed into values that cannot contradict each other.
 
-use std::{str::FromStr, time::Duration};
+use std::{collections::BTreeSet, str::FromStr, time::Duration};
 
-use crate::ReplicaId;
+use crate::{Founders, OnSingle, ReplicaId, Slot, StoreId, Versions};
 
 /// How fast the pair decides. All replicas of a pair use the same profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,6 +136,27 @@ pub struct Config {
     pub limits: Limits,
     /// Seed of this replica's random numbers.
     pub seed: u64,
+    /// The other slots of the pair.
+    pub others: BTreeSet<Slot>,
+    /// What it says of itself.
+    pub origin: Origin,
+    /// What the active does when a replica is gone.
+    pub on_single: OnSingle,
+    /// What this build reads and writes.
+    pub versions: Versions,
+}
+
+/// Where a replica comes from: what hellos tell beside its log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Its store.
+    pub store: StoreId,
+    /// Drawn at each start; not 0.
+    pub life: u64,
+    /// Forced takeovers it knows of.
+    pub generation: u32,
+    /// Who founded the pair, if this store took part.
+    pub founders: Founders,
 }
 
 /// Why a [`Replica`](crate::Replica) was not built.
@@ -146,7 +167,7 @@ pub enum ConfigError {
     NotAVoter(ReplicaId),
     /// Two initial voters share a slot.
     #[error("two initial voters in slot {0}")]
-    DuplicateSlot(crate::Slot),
+    DuplicateSlot(Slot),
     /// The restored store contradicts itself; the disk must be treated as lost.
     #[error("inconsistent store: {0}")]
     Inconsistent(&'static str),

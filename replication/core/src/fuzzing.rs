@@ -9,8 +9,8 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 
 use crate::codec::{self, CodecError};
 use crate::{
-    Change, Command, Config, Limits, Profile, Proposal, Replica, ReplicaId, Restored, Role, Slot,
-    Table, WriteId, parse_message,
+    Change, Command, Config, Limits, OnSingle, Origin, Profile, Proposal, Replica, ReplicaId,
+    Restored, Role, Slot, Table, Versions, WriteId, parse_message,
 };
 
 /// Steps of one run of [`replica`]; what the bytes say beyond is not looked at.
@@ -170,6 +170,14 @@ impl World {
                 ..Limits::default()
             },
             seed: 1,
+            others: VOTERS
+                .into_iter()
+                .map(ReplicaId::slot)
+                .filter(|slot| *slot != own.slot())
+                .collect(),
+            origin: Origin::default(),
+            on_single: OnSingle::Stop,
+            versions: Versions::SUPPORTED,
         };
         let replica =
             Replica::new(config, Restored::default(), now).expect("a sound configuration");
@@ -178,7 +186,7 @@ impl World {
             now,
             writes: Vec::new(),
             term: 0,
-            applied: 0,
+            applied: 1,
         };
         world.execute();
         world.pass(Duration::from_millis(105));
@@ -300,6 +308,7 @@ impl World {
     fn execute(&mut self) {
         while let Some(command) = self.replica.next_command() {
             match command {
+                Command::Greet(_) => {}
                 Command::Persist(write) => {
                     assert!(
                         self.writes.last().is_none_or(|last| *last < write.id),

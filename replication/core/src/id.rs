@@ -23,7 +23,7 @@ impl Slot {
         }
     }
 
-    const fn from_number(number: u32) -> Option<Slot> {
+    pub(crate) const fn from_number(number: u32) -> Option<Slot> {
         match number {
             1 => Some(Slot::A),
             2 => Some(Slot::B),

@@ -13,6 +13,7 @@
 mod drain;
 #[cfg(test)]
 mod fuzz;
+mod members;
 mod release;
 #[cfg(test)]
 mod tests;
@@ -32,13 +33,15 @@ use rand::{Rng, SeedableRng};
 use crate::admission::{self, Receiver, Refusal};
 use crate::clock::Clock;
 use crate::gate::WitnessGate;
+use crate::greeter::Greeter;
 use crate::lease::Lease;
 use crate::log::LogView;
 use crate::sabotage::{Lacking, Sabotage};
 use crate::writes::WritePipeline;
 use crate::{
-    Change, Command, Config, ConfigError, Counters, Limits, PeerStatus, Position, Proposal,
-    ProposalId, ReplicaId, Restored, Role, Slot, Status, Table, Timing, Write, WriteId,
+    Change, Command, Config, ConfigError, Counters, Limits, Membership, OnSingle, Origin,
+    PeerStatus, Position, Proposal, ProposalId, ReplicaId, Restored, Role, Slot, Status, Table,
+    Timing, Versions, Write, WriteId, is_reserved,
 };
 
 /// Commands the shell has not taken; at the bound messages and ticks are refused and counted.
@@ -92,6 +95,9 @@ pub enum ProposeError {
     /// Leadership is being handed on.
     #[error("leadership is being transferred")]
     Transferring,
+    /// A key that the replicas keep for themselves; see [`is_reserved`].
+    #[error("the key is reserved")]
+    Reserved,
     /// Too much in flight; try again once some of it is applied.
     #[error("too many proposals in flight")]
     Full,
@@ -155,13 +161,27 @@ pub struct Replica {
     heard: BTreeMap<ReplicaId, Duration>,
     /// The last leader whose death was certified.
     released: Option<Death>,
+    origin: Origin,
+    on_single: OnSingle,
+    versions: Versions,
+    greeter: Greeter,
+    /// As of the last applied entry.
+    membership: Membership,
+    /// What the last hello said of membership and lease.
+    said: (Membership, bool),
+    /// When it was elected last.
+    led_since: Duration,
+    /// The cluster version that is proposed and not applied yet.
+    version_proposed: Option<u16>,
+    superseded_by: Option<u32>,
+    replaced_by: Option<ReplicaId>,
     counters: Counters,
     lacking: Lacking,
 }
 
 impl Replica {
-    /// Starts a voter from what its store holds; an empty store is bootstrapped with the configured
-    /// voters. `now` is CLOCK_BOOTTIME, here and everywhere else.
+    /// Starts a replica from what its store holds. With an empty store it founds the pair with the configured
+    /// voters, or, without any, waits to be added. `now` is CLOCK_BOOTTIME, here and everywhere else.
     ///
     /// # Errors
     /// A contradictory configuration or store.
@@ -172,17 +192,26 @@ impl Replica {
             profile,
             limits,
             seed,
+            others,
+            origin,
+            on_single,
+            versions,
         } = config;
-        let bootstrap = restored == Restored::default() && !voters.is_empty();
-        let mut log = LogView::new(restored)?;
-        if bootstrap {
-            log.set_conf_state(initial_conf_state(id, &voters)?);
-        } else if *log.conf_state() != ConfState::default()
+        let mut founding = None;
+        let restored = if restored == Restored::default() && !voters.is_empty() {
+            let founded = Restored::founded(initial_conf_state(id, &voters)?);
+            founding = Some(Write::founding(&founded));
+            founded
+        } else {
+            restored
+        };
+        let log = LogView::new(restored)?;
+        if *log.conf_state() != ConfState::default()
             && !admission::conf_state_is_sane(log.conf_state())
         {
             return Err(ConfigError::Inconsistent("the membership is malformed"));
         }
-        let conf_state = log.conf_state().clone();
+        let membership = Membership::from(log.conf_state());
         let timing = profile.timing();
         let raw = RawNode::new(
             &raft_config(id, timing, &limits, log.applied().index),
@@ -218,16 +247,24 @@ impl Replica {
             incoming: None,
             heard: BTreeMap::new(),
             released: None,
+            greeter: Greeter::new(origin.life, others, now),
+            origin,
+            on_single,
+            versions,
+            said: (membership.clone(), false),
+            membership,
+            led_since: now,
+            version_proposed: None,
+            superseded_by: None,
+            replaced_by: None,
             counters: Counters::default(),
             lacking: Lacking::default(),
         };
-        if bootstrap {
-            let mut write = Write::empty();
-            write.conf_state = Some(conf_state);
-            write.must_sync = true;
+        if let Some(write) = founding {
             replica.writes.add_write(write);
         }
         replica.drain();
+        replica.greet();
         Ok(replica)
     }
 
@@ -249,6 +286,10 @@ impl Replica {
         self.advance(now);
         if self.commands.len() >= MAX_COMMANDS {
             self.counters.overloaded += 1;
+            return;
+        }
+        if self.is_superseded() {
+            self.counters.other_generation += 1;
             return;
         }
         let admitted = self.receiver().admit(&message).and_then(|from| {
@@ -284,6 +325,7 @@ impl Replica {
             self.drain();
         }
         self.incoming = None;
+        self.leave_joint();
     }
 
     /// A write, and with it all earlier ones, is in the store; on disk if it had to be synced.
@@ -296,6 +338,7 @@ impl Replica {
             }
         }
         self.drain();
+        self.leave_joint();
     }
 
     /// The deadline of [`poll_timeout`](Self::poll_timeout) has passed. Harmless before.
@@ -332,6 +375,9 @@ impl Replica {
         };
         if self.lease.is_barred(term) {
             return Err(ProposeError::Transferring);
+        }
+        if changes.iter().any(|change| is_reserved(change.key())) {
+            return Err(ProposeError::Reserved);
         }
         let grows = changes
             .iter()
@@ -457,6 +503,7 @@ impl Replica {
                 recent_active: leads && progress.recent_active,
                 snapshot: leads && progress.state == ProgressState::Snapshot,
                 last_heard: self.heard.get(&id).copied(),
+                said_applied: self.said_applied(id),
             })
         });
         let mut peers: Vec<_> = peers.collect();
@@ -474,6 +521,11 @@ impl Replica {
             writes: self.writes.len(),
             lease: self.lease.held(),
             peers,
+            membership: self.membership.clone(),
+            cluster_version: self.cluster_version(),
+            generation: self.origin.generation,
+            superseded_by: self.superseded_by,
+            replaced_by: self.replaced_by,
             counters: self.counters,
         }
     }
@@ -516,6 +568,7 @@ impl Replica {
             Refusal::Malformed => &mut counters.malformed,
             Refusal::BeyondLog => &mut counters.beyond_log,
             Refusal::VoteRefused => &mut counters.votes_refused,
+            Refusal::Empty => &mut counters.votes_refused_empty,
             Refusal::Stale => &mut counters.stale,
         } += 1;
     }

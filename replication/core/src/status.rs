@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{ReplicaId, Role};
+use crate::{Membership, ReplicaId, Role, Slot};
 
 /// A moment's view, cheap enough to take every tick.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +31,62 @@ pub struct Status {
     pub lease: Option<LeaseStatus>,
     /// The other members; progress is known to the leader only.
     pub peers: Vec<PeerStatus>,
+    /// Everybody who belongs to the pair; empty while this replica waits to be added.
+    pub membership: Membership,
+    /// What the pair has agreed that everybody can read; see
+    /// [`Replica::cluster_version`](crate::Replica::cluster_version).
+    pub cluster_version: u16,
+    /// Forced takeovers this replica knows of.
+    pub generation: u32,
+    /// A newer generation was heard of: this replica no longer takes part.
+    pub superseded_by: Option<u32>,
+    /// The active knows a newer incarnation of this slot: nobody listens to this one any more.
+    pub replaced_by: Option<ReplicaId>,
     /// Totals since start.
     pub counters: Counters,
+}
+
+impl Status {
+    /// Of a replica of this slot that does not know yet which incarnation it is.
+    pub fn unknown(slot: Slot) -> Status {
+        Status {
+            id: ReplicaId::first(slot),
+            role: Role::Follower {
+                term: 0,
+                leader: None,
+            },
+            term: 0,
+            leader: None,
+            last_index: 0,
+            commit: 0,
+            applied: 0,
+            first_index: 0,
+            proposals: 0,
+            writes: 0,
+            lease: None,
+            peers: Vec::new(),
+            membership: Membership::default(),
+            cluster_version: 0,
+            generation: 0,
+            superseded_by: None,
+            replaced_by: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether it is the only voter: the loss of this replica would lose what the others have not copied yet,
+    /// and nobody would take over by itself.
+    pub fn is_alone(&self) -> bool {
+        let Membership {
+            voters,
+            outgoing,
+            learners,
+        } = &self.membership;
+        voters.len() == 1
+            && outgoing.is_empty()
+            && !learners.is_empty()
+            && voters.contains(&self.id)
+    }
 }
 
 /// A held lease.
@@ -59,6 +113,8 @@ pub struct PeerStatus {
     pub snapshot: bool,
     /// When its last message came in.
     pub last_heard: Option<Duration>,
+    /// The last entry it said to have applied, if it has said so since this replica started.
+    pub said_applied: Option<u64>,
 }
 
 /// Totals since start.
@@ -85,6 +141,16 @@ pub struct Counters {
     pub overloaded: u64,
     /// Vote requests refused shortly after start.
     pub votes_refused: u64,
+    /// Vote requests refused because this replica has no log yet.
+    pub votes_refused_empty: u64,
+    /// Raft messages refused: sent before a forced takeover that one of the two does not know of.
+    pub other_generation: u64,
+    /// Hellos taken.
+    pub hellos: u64,
+    /// Hellos refused: from a slot outside the pair, or overtaken by a newer one.
+    pub hellos_refused: u64,
+    /// Changes of the membership proposed.
+    pub membership_changes: u64,
     /// Elections started, retries included.
     pub campaigns: u64,
     /// Leaderships won.

@@ -62,6 +62,8 @@ counters! {
     wrong_sender,
     /// Frames and datagrams refused: not an encoded message, or beyond the limit.
     malformed,
+    /// Envelopes refused: the peer's build speaks another version.
+    other_version,
     /// Outgoing connections made.
     connected,
     /// Outgoing connections lost.

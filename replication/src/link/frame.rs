@@ -1,17 +1,15 @@
 //! How messages lie on the wire.
 //!
-//! A datagram is one encoded message. A stream begins with a byte that says what it carries: a sequence of frames
-//! (four bytes of length, big-endian, then one encoded message), or a single message up to the end of the stream,
+//! A datagram is one encoded envelope. A stream begins with a byte that says what it carries: a sequence of frames
+//! (four bytes of length, big-endian, then one encoded envelope), or a single envelope up to the end of the stream,
 //! which is a snapshot.
 //!
 //! Bytes are decoded only from a peer that has shown a certificate of the pair, only up to these limits, and only
-//! after a look at their shape ([`parse_message`]).
+//! after a look at their shape.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use protobuf::Message as _;
 use quinn::{ReadExactError, RecvStream};
-use tandem_replication_core::eraftpb::Message;
-use tandem_replication_core::{MessageError, parse_message};
+use tandem_replication_core::EnvelopeError;
 
 /// Largest frame on a message stream, in bytes: an append carries entries of up to 1 MiB and is split by the
 /// replica well below this. Longer frames end the connection.
@@ -56,24 +54,12 @@ pub(super) enum FrameError {
     #[error("a stream of unknown kind {0}")]
     UnknownStream(u8),
     #[error(transparent)]
-    Message(#[from] MessageError),
+    Envelope(#[from] EnvelopeError),
     #[error(transparent)]
     Read(#[from] ReadExactError),
 }
 
-pub(super) fn decode(bytes: &Bytes) -> Result<Message, FrameError> {
-    Ok(parse_message(bytes)?)
-}
-
-pub(super) fn encode(message: &Message) -> Bytes {
-    Bytes::from(
-        message
-            .write_to_bytes()
-            .expect("proto3 has no required fields, and a Vec takes every byte"),
-    )
-}
-
-/// An encoded message with its length before it; `None` if it exceeds the limit.
+/// An encoded envelope with its length before it; `None` if it exceeds the limit.
 pub(super) fn frame(encoded: &Bytes) -> Option<Bytes> {
     let length = u32::try_from(encoded.len())
         .ok()
@@ -82,6 +68,20 @@ pub(super) fn frame(encoded: &Bytes) -> Option<Bytes> {
     frame.put_u32(length);
     frame.put_slice(encoded);
     Some(frame.freeze())
+}
+
+impl FrameError {
+    /// The version of a peer whose build speaks another one.
+    pub(super) fn other_version(&self) -> Option<u8> {
+        match self {
+            FrameError::Envelope(EnvelopeError::Version(version)) => Some(*version),
+            FrameError::Envelope(_)
+            | FrameError::TooLong(_)
+            | FrameError::SnapshotTooLong
+            | FrameError::UnknownStream(_)
+            | FrameError::Read(_) => None,
+        }
+    }
 }
 
 /// Reads one frame; `None` at the end of the stream.
@@ -108,20 +108,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_survives_and_garbage_is_an_error() {
-        let message = Message {
-            from: 1,
-            to: 2,
-            context: Bytes::from_static(b"context"),
-            ..Message::default()
-        };
-        let encoded = encode(&message);
-        assert_eq!(decode(&encoded).unwrap(), message);
+    fn a_frame_is_the_length_and_the_bytes() {
+        let encoded = Bytes::from_static(b"envelope");
         let framed = frame(&encoded).unwrap();
-        assert_eq!(framed.len(), encoded.len() + 4);
-        assert_eq!(framed.get(4..), Some(encoded.as_ref()));
-        assert!(decode(&Bytes::from_static(b"\xff\xff\xff")).is_err());
-        assert!(decode(&encoded.slice(..encoded.len() - 1)).is_err());
+        assert_eq!(framed.as_ref(), b"\0\0\0\x08envelope");
     }
 
     #[test]

@@ -4,14 +4,16 @@
 //! has one connection: a newer one replaces the older, so there are never more tasks than slots and streams allow.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, Incoming, ReadToEndError, RecvStream, VarInt};
 use rustls::pki_types::CertificateDer;
-use tandem_replication_core::eraftpb::Message;
-use tandem_replication_core::{ReplicaId, Slot};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tandem_replication_core::{
+    ENVELOPE_VERSION, Envelope, EnvelopeError, PeerMessage, ReplicaId, Slot,
+};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::counters::Counters;
 use super::frame::{self, FrameError, StreamKind};
@@ -33,15 +35,23 @@ pub(super) struct Acceptor {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) counters: Arc<Counters>,
     connections: Mutex<BTreeMap<Slot, Connection>>,
+    /// Who dials a peer; told that it is there.
+    dialers: BTreeMap<Slot, Arc<Notify>>,
 }
 
 impl Acceptor {
-    pub(super) fn new(own: Slot, mailbox: Arc<Mailbox>, counters: Arc<Counters>) -> Acceptor {
+    pub(super) fn new(
+        own: Slot,
+        mailbox: Arc<Mailbox>,
+        counters: Arc<Counters>,
+        dialers: BTreeMap<Slot, Arc<Notify>>,
+    ) -> Acceptor {
         Acceptor {
             own,
             mailbox,
             counters,
             connections: Mutex::default(),
+            dialers,
         }
     }
 
@@ -86,6 +96,9 @@ impl Acceptor {
         self.counters.accepted.add();
         tracing::debug!(%peer, %address, "peer connected");
         self.replace(peer, connection.clone());
+        if let Some(dialer) = self.dialers.get(&peer) {
+            dialer.notify_one();
+        }
         self.serve(peer, &connection).await;
     }
 
@@ -100,9 +113,16 @@ impl Acceptor {
     }
 
     async fn serve(&self, peer: Slot, connection: &Connection) {
+        let reader = Reader {
+            peer,
+            mailbox: Arc::clone(&self.mailbox),
+            counters: Arc::clone(&self.counters),
+            complained: Arc::new(AtomicBool::new(false)),
+        };
         let datagrams = async {
             while let Ok(datagram) = connection.read_datagram().await {
-                if self.take(peer, &datagram).is_err() {
+                let bytes = datagram.len();
+                if reader.take(Envelope::decode(datagram), bytes).is_err() {
                     self.counters.malformed.add();
                 }
             }
@@ -112,16 +132,12 @@ impl Acceptor {
             let mut tasks = tokio::task::JoinSet::new();
             while let Ok(stream) = connection.accept_uni().await {
                 while tasks.try_join_next().is_some() {}
-                let reader = Reader {
-                    peer,
-                    mailbox: Arc::clone(&self.mailbox),
-                    counters: Arc::clone(&self.counters),
-                };
+                let reader = reader.clone();
                 let connection = connection.clone();
                 tasks.spawn(async move {
                     if let Err(error) = reader.read(stream).await {
                         reader.counters.malformed.add();
-                        tracing::warn!(%peer, %error, "malformed stream; closing its connection");
+                        tracing::warn!(peer = %reader.peer, %error, "malformed stream; closing its connection");
                         connection.close(MALFORMED, b"malformed stream");
                     }
                 });
@@ -129,24 +145,16 @@ impl Acceptor {
         };
         tokio::join!(datagrams, streams);
     }
-
-    fn take(&self, peer: Slot, datagram: &Bytes) -> Result<(), FrameError> {
-        deliver(
-            peer,
-            frame::decode(datagram)?,
-            datagram.len(),
-            &self.mailbox,
-            &self.counters,
-        );
-        Ok(())
-    }
 }
 
-/// One stream's task.
+/// What one connection brings.
+#[derive(Clone)]
 struct Reader {
     peer: Slot,
     mailbox: Arc<Mailbox>,
     counters: Arc<Counters>,
+    /// Whether the peer's version was complained of: once a connection.
+    complained: Arc<AtomicBool>,
 }
 
 impl Reader {
@@ -166,7 +174,10 @@ impl Reader {
     async fn read_messages(&self, mut stream: RecvStream) -> Result<(), FrameError> {
         loop {
             match frame::read_frame(&mut stream).await {
-                Ok(Some(bytes)) => self.deliver(frame::decode(&bytes)?, bytes.len()),
+                Ok(Some(bytes)) => {
+                    let length = bytes.len();
+                    self.take(Envelope::decode(bytes), length)?;
+                }
                 Ok(None) | Err(FrameError::Read(_)) => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -180,30 +191,54 @@ impl Reader {
             Err(ReadToEndError::Read(_)) => return Ok(()),
         };
         let length = bytes.len();
-        let decoded = tokio::task::spawn_blocking(move || frame::decode(&Bytes::from(bytes))).await;
+        let decoded =
+            tokio::task::spawn_blocking(move || Envelope::decode(Bytes::from(bytes))).await;
         match decoded {
-            Ok(message) => self.deliver(message?, length),
+            Ok(envelope) => self.take(envelope, length),
             // The runtime is shutting down.
-            Err(_) => return Ok(()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Passes an envelope on if its sender is who the certificate says. One of another version is dropped, and the
+    /// connection stays: it would only be made again.
+    fn take(
+        &self,
+        envelope: Result<Envelope, EnvelopeError>,
+        bytes: usize,
+    ) -> Result<(), FrameError> {
+        let envelope = match envelope.map_err(FrameError::from) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                let Some(version) = error.other_version() else {
+                    return Err(error);
+                };
+                self.counters.other_version.add();
+                if !self.complained.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        peer = %self.peer,
+                        version,
+                        ours = ENVELOPE_VERSION,
+                        "the peer's build speaks another version; what it says is dropped"
+                    );
+                }
+                return Ok(());
+            }
+        };
+        let sender = match &envelope.message {
+            PeerMessage::Raft(message) => ReplicaId::try_from(message.from).map(ReplicaId::slot),
+            PeerMessage::Hello(hello) => Ok(hello.slot),
+        };
+        if sender != Ok(self.peer) {
+            self.counters.wrong_sender.add();
+            tracing::debug!(peer = %self.peer, ?sender, "message with a false sender dropped");
+            return Ok(());
+        }
+        match self.mailbox.message(Received { envelope, bytes }) {
+            Ok(()) => self.counters.received.add(),
+            Err(_) => self.counters.dropped_mailbox_full.add(),
         }
         Ok(())
-    }
-
-    fn deliver(&self, message: Message, bytes: usize) {
-        deliver(self.peer, message, bytes, &self.mailbox, &self.counters);
-    }
-}
-
-/// Passes a message on if its sender is who the certificate says.
-fn deliver(peer: Slot, message: Message, bytes: usize, mailbox: &Mailbox, counters: &Counters) {
-    if ReplicaId::try_from(message.from).map(ReplicaId::slot) != Ok(peer) {
-        counters.wrong_sender.add();
-        tracing::debug!(%peer, from = message.from, "message with a false sender dropped");
-        return;
-    }
-    match mailbox.message(Received { message, bytes }) {
-        Ok(()) => counters.received.add(),
-        Err(_) => counters.dropped_mailbox_full.add(),
     }
 }
 

@@ -27,8 +27,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use quinn::{AsyncUdpSocket, Endpoint, Runtime as _, TokioRuntime};
-use tandem_replication_core::eraftpb::Message;
-use tandem_replication_core::{MessageClass, ReplicaId, Slot};
+use tandem_replication_core::{Envelope, MessageClass, ReplicaId, Slot};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -129,12 +128,9 @@ impl Link {
                 .map_err(bound)?;
         endpoint.set_default_client_config(client);
 
-        let acceptor = Acceptor::new(settings.own, Arc::clone(mailbox), Arc::clone(&counters));
-        let mut tasks = vec![
-            runtime.spawn(verification.run()),
-            runtime.spawn(acceptor.run(endpoint.clone())),
-        ];
+        let mut tasks = vec![runtime.spawn(verification.run())];
         let mut peers = BTreeMap::new();
+        let mut dialers = BTreeMap::new();
         for (slot, address) in &settings.peers {
             let (outgoing, dialer) = Outgoing::new(
                 *slot,
@@ -144,8 +140,12 @@ impl Link {
                 Arc::clone(&counters),
             );
             tasks.push(runtime.spawn(dialer.run()));
+            dialers.insert(*slot, outgoing.alive());
             peers.insert(*slot, outgoing);
         }
+        let (mailbox, counted) = (Arc::clone(mailbox), Arc::clone(&counters));
+        let acceptor = Acceptor::new(settings.own, mailbox, counted, dialers);
+        tasks.push(runtime.spawn(acceptor.run(endpoint.clone())));
         let running = Mutex::new(Some(Running {
             endpoint,
             tasks,
@@ -159,7 +159,7 @@ impl Link {
     }
 
     /// Queues a message. Returns whether it is on its way; it may still get lost.
-    pub(crate) fn send(&self, to: ReplicaId, message: Message, class: MessageClass) -> bool {
+    pub(crate) fn send(&self, to: ReplicaId, message: Envelope, class: MessageClass) -> bool {
         let Some(peer) = self.peers.get(&to.slot()) else {
             return false;
         };

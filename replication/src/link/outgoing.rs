@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, SendDatagramError, WriteError};
-use tandem_replication_core::eraftpb::Message;
-use tandem_replication_core::{ReplicaId, Slot};
+use tandem_replication_core::{Envelope, ReplicaId, Slot};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
@@ -39,19 +39,20 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Where messages for one peer go. Never blocks.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    datagrams: Sender<Message>,
-    stream: Sender<Message>,
-    snapshots: Sender<(ReplicaId, Message)>,
+    datagrams: Sender<Envelope>,
+    stream: Sender<Envelope>,
+    snapshots: Sender<(ReplicaId, Envelope)>,
     connected: Arc<AtomicBool>,
     counters: Arc<Counters>,
+    alive: Arc<Notify>,
 }
 
 /// The receiving ends of an [`Outgoing`]'s queues.
 #[derive(Debug)]
 struct Queues {
-    datagrams: Receiver<Message>,
-    stream: Receiver<Message>,
-    snapshots: Receiver<(ReplicaId, Message)>,
+    datagrams: Receiver<Envelope>,
+    stream: Receiver<Envelope>,
+    snapshots: Receiver<(ReplicaId, Envelope)>,
 }
 
 /// One peer's sending task.
@@ -63,6 +64,8 @@ pub(super) struct Dialer {
     mailbox: Arc<Mailbox>,
     counters: Arc<Counters>,
     connected: Arc<AtomicBool>,
+    /// Told when the peer has connected to us: then it is there to be dialled.
+    alive: Arc<Notify>,
     queues: Queues,
 }
 
@@ -92,6 +95,7 @@ impl Outgoing {
         let (stream, stream_queue) = channel(STREAM_QUEUE);
         let (snapshots, snapshot_queue) = channel(SNAPSHOT_QUEUE);
         let connected = Arc::new(AtomicBool::new(false));
+        let alive = Arc::new(Notify::new());
         let queues = Queues {
             datagrams: datagram_queue,
             stream: stream_queue,
@@ -103,6 +107,7 @@ impl Outgoing {
             snapshots,
             connected: Arc::clone(&connected),
             counters: Arc::clone(&counters),
+            alive: Arc::clone(&alive),
         };
         (
             outgoing,
@@ -113,9 +118,15 @@ impl Outgoing {
                 mailbox,
                 counters,
                 connected,
+                alive,
                 queues,
             },
         )
+    }
+
+    /// Told by whoever accepts this peer's connections.
+    pub(super) fn alive(&self) -> Arc<Notify> {
+        Arc::clone(&self.alive)
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -123,15 +134,15 @@ impl Outgoing {
     }
 
     /// Each returns whether the message is on its way.
-    pub(super) fn datagram(&self, message: Message) -> bool {
+    pub(super) fn datagram(&self, message: Envelope) -> bool {
         self.queue(&self.datagrams, message)
     }
 
-    pub(super) fn stream(&self, message: Message) -> bool {
+    pub(super) fn stream(&self, message: Envelope) -> bool {
         self.queue(&self.stream, message)
     }
 
-    pub(super) fn snapshot(&self, to: ReplicaId, message: Message) -> bool {
+    pub(super) fn snapshot(&self, to: ReplicaId, message: Envelope) -> bool {
         self.queue(&self.snapshots, (to, message))
     }
 
@@ -166,8 +177,11 @@ impl Dialer {
                 Err(error) => {
                     self.counters.dial_failures.add();
                     tracing::debug!(peer = %self.peer, address = %self.address, error, "not connected");
-                    sleep(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    tokio::select! {
+                        () = sleep(backoff) => backoff = (backoff * 2).min(BACKOFF_MAX),
+                        // Once for each connection it makes, so no faster than it dials.
+                        () = self.alive.notified() => backoff = BACKOFF_MIN,
+                    }
                 }
             }
         }
@@ -225,12 +239,12 @@ impl Dialer {
 
 async fn send_datagrams(
     connection: &Connection,
-    queue: &mut Receiver<Message>,
-    overflow: &Sender<Message>,
+    queue: &mut Receiver<Envelope>,
+    overflow: &Sender<Envelope>,
     counters: &Counters,
 ) -> LinkLost {
     while let Some(message) = queue.recv().await {
-        match connection.send_datagram(frame::encode(&message)) {
+        match connection.send_datagram(message.encode()) {
             Ok(()) => counters.datagrams_sent.add(),
             Err(SendDatagramError::TooLarge) => {
                 if overflow.try_send(message).is_err() {
@@ -248,8 +262,8 @@ async fn send_datagrams(
 
 async fn send_stream(
     connection: &Connection,
-    queue: &mut Receiver<Message>,
-    mut overflowed: Receiver<Message>,
+    queue: &mut Receiver<Envelope>,
+    mut overflowed: Receiver<Envelope>,
     counters: &Counters,
 ) -> LinkLost {
     let mut stream = match connection.open_uni().await {
@@ -267,7 +281,7 @@ async fn send_stream(
         let Some(message) = message else {
             return LinkLost::Stopped;
         };
-        let Some(frame) = frame::frame(&frame::encode(&message)) else {
+        let Some(frame) = frame::frame(&message.encode()) else {
             counters.dropped_oversize.add();
             continue;
         };
@@ -280,7 +294,7 @@ async fn send_stream(
 
 async fn send_snapshots(
     connection: &Connection,
-    queue: &mut Receiver<(ReplicaId, Message)>,
+    queue: &mut Receiver<(ReplicaId, Envelope)>,
     mailbox: &Mailbox,
     counters: &Counters,
 ) -> LinkLost {
@@ -298,9 +312,9 @@ async fn send_snapshots(
 }
 
 /// Sends one snapshot on a stream of its own; true once the peer has acknowledged the last byte.
-async fn send_snapshot(connection: &Connection, message: Message) -> bool {
+async fn send_snapshot(connection: &Connection, message: Envelope) -> bool {
     // Encoding a table of hundreds of megabytes would hold up the other tasks of this thread.
-    let Ok(encoded) = tokio::task::spawn_blocking(move || frame::encode(&message)).await else {
+    let Ok(encoded) = tokio::task::spawn_blocking(move || message.encode()).await else {
         return false;
     };
     if encoded.len() > frame::SNAPSHOT_LIMIT {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tandem_replication_core::eraftpb::Message;
-use tandem_replication_core::{MessageClass, ReplicaId, Slot};
+use tandem_replication_core::{Envelope, MessageClass, PeerMessage, ReplicaId, Slot};
 use tokio::runtime::Runtime;
 
 mod certificates;
@@ -90,12 +90,23 @@ fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 64, high, low], port))
 }
 
-fn message(from: Slot, to: Slot, bytes: usize) -> Message {
-    Message {
+fn message(from: Slot, to: Slot, bytes: usize) -> Envelope {
+    let message = Message {
         from: ReplicaId::first(from).get(),
         to: ReplicaId::first(to).get(),
         context: vec![7; bytes].into(),
         ..Message::default()
+    };
+    Envelope {
+        generation: 3,
+        message: PeerMessage::Raft(message),
+    }
+}
+
+fn context_bytes(envelope: &Envelope) -> usize {
+    match &envelope.message {
+        PeerMessage::Raft(message) => message.context.len(),
+        PeerMessage::Hello(_) => 0,
     }
 }
 
@@ -121,22 +132,25 @@ impl Node {
         });
     }
 
-    fn receive(&self) -> Message {
+    fn receive(&self) -> Envelope {
         self.wait("a message", |mut mail| mail.messages.pop_front())
-            .message
+            .envelope
     }
 
     /// Sends until it arrives: single messages may be lost. Others are of no interest.
-    fn send_until_received(&self, message: &Message, to: &Node, class: MessageClass) {
+    fn send_until_received(&self, message: &Envelope, to: &Node, class: MessageClass) {
         let begun = Instant::now();
-        let peer = ReplicaId::try_from(message.to).unwrap();
+        let PeerMessage::Raft(raft) = &message.message else {
+            panic!("not a Raft message");
+        };
+        let peer = ReplicaId::try_from(raft.to).unwrap();
         loop {
             self.link.send(peer, message.clone(), class);
             let mail = to.mailbox.take(Duration::from_millis(10));
             if mail
                 .messages
                 .iter()
-                .any(|received| received.message == *message)
+                .any(|received| received.envelope == *message)
             {
                 return;
             }
@@ -194,7 +208,7 @@ fn every_class_of_message_arrives_whole() {
     let mut expected = 1;
     b.wait("all of them", |mail| {
         for received in mail.messages {
-            assert_eq!(received.message.context.len(), expected);
+            assert_eq!(context_bytes(&received.envelope), expected);
             expected += 1;
         }
         (expected == 200).then_some(())
@@ -238,7 +252,7 @@ fn a_node_of_another_pair_is_refused() {
     );
     let sent = stranger.link.send(
         ReplicaId::first(Slot::A),
-        Message::default(),
+        message(Slot::B, Slot::A, 0),
         MessageClass::Stream,
     );
     assert!(!sent && stranger.link.counters().dropped_unconnected == 1);
@@ -279,6 +293,69 @@ fn a_node_in_another_slot_than_its_certificates_is_refused() {
     assert_eq!(a.link.counters().wrong_sender, 3);
     fixture.stop(&a);
     fixture.stop(&impostor);
+}
+
+/// A peer that was away long is dialled as soon as it shows itself, not when the pause between attempts is over: it
+/// must hear what became of the pair before it elects anybody.
+#[test]
+fn a_peer_that_comes_back_is_dialled_at_once() {
+    let fixture = Fixture::new();
+    let (at_a, at_b) = (free_address(), free_address());
+    let a = fixture.node(Slot::A, ("ours", Slot::A), at_a, (Slot::B, at_b));
+    // By then the pause is a second.
+    wait_until("the pauses are long", || {
+        a.link.counters().dial_failures >= 5
+    });
+    let begun = Instant::now();
+    let b = fixture.node(Slot::B, ("ours", Slot::B), at_b, (Slot::A, at_a));
+    a.wait_up();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(400), "{took:?}");
+    fixture.stop(&a);
+    fixture.stop(&b);
+}
+
+/// A peer whose build is newer: what it says is dropped and counted, whatever it is, and its connection stays.
+#[test]
+fn what_a_build_of_another_version_says_is_dropped_and_counted() {
+    let fixture = Fixture::new();
+    let (at_a, at_b) = (free_address(), free_address());
+    let a = fixture.node(Slot::A, ("ours", Slot::A), at_a, (Slot::B, at_b));
+    let keys = fixture.directory.path().join("ours").join("b");
+    let client = super::QuicConfig::new(load(&keys, Slot::B)).unwrap().client;
+    fixture.runtime.block_on(async {
+        let mut endpoint = quinn::Endpoint::client(at_b).unwrap();
+        endpoint.set_default_client_config(client);
+        let name = crate::pki::server_name(Slot::A);
+        let connection = endpoint.connect(at_a, &name).unwrap().await.unwrap();
+        let mut newer = message(Slot::B, Slot::A, 10).encode().to_vec();
+        newer[0] += 1;
+        connection.send_datagram(newer.clone().into()).unwrap();
+        let mut stream = connection.open_uni().await.unwrap();
+        stream
+            .write_all(&[1, 0, 0, 0, newer.len() as u8])
+            .await
+            .unwrap();
+        stream.write_all(&newer).await.unwrap();
+        let mut snapshot = connection.open_uni().await.unwrap();
+        snapshot.write_all(&[2]).await.unwrap();
+        snapshot.write_all(&newer).await.unwrap();
+        snapshot.finish().unwrap();
+        // The same connection, once the build is ours again.
+        let ours = message(Slot::B, Slot::A, 11).encode();
+        stream
+            .write_all(&[0, 0, 0, ours.len() as u8])
+            .await
+            .unwrap();
+        stream.write_all(&ours).await.unwrap();
+        wait_until("all three are counted", || {
+            a.link.counters().other_version == 3
+        });
+        assert_eq!(a.receive(), message(Slot::B, Slot::A, 11));
+        assert_eq!(a.link.counters().malformed, 0);
+        assert!(connection.close_reason().is_none());
+    });
+    fixture.stop(&a);
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub enum StoreError {
     /// under the same name.
     #[error(
         "the store {path} is corrupt ({detail}); what {id} acknowledged may be lost, so it must not vote again: \
-         move {path} away and rejoin as incarnation {next}", next = id.incarnation().saturating_add(1)
+         `tandem rejoin` moves it aside and lets the node come back as a new incarnation"
     )]
     Corrupt {
         /// The state directory.
@@ -51,7 +51,7 @@ pub enum StoreError {
     /// There is an identity, but nothing it could belong to.
     #[error(
         "{path} belongs to {id}, but its log is missing; what {id} acknowledged is lost, so it must not vote again: \
-         move {path} away and rejoin as incarnation {next}", next = id.incarnation().saturating_add(1)
+         `tandem rejoin` moves the rest aside and lets the node come back as a new incarnation"
     )]
     Missing {
         /// The state directory.
@@ -63,8 +63,8 @@ pub enum StoreError {
     /// ([`Durability::Memory`](super::Durability::Memory)).
     #[error(
         "the machine of {path} stopped without warning while {id} kept its log in memory; what {id} acknowledged may \
-         be lost, so it must not vote again: move {path} away and rejoin as incarnation {next}",
-        next = id.incarnation().saturating_add(1)
+         be lost, so it must not vote again: `tandem rejoin` moves it aside and lets the node come back as a new \
+         incarnation"
     )]
     Unclean {
         /// The state directory.

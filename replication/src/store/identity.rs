@@ -14,7 +14,7 @@ use crate::pki::SLOTS;
 
 pub(super) const FILE: &str = "identity";
 /// Present while a store is being created.
-const CREATING: &str = "creating";
+pub(super) const CREATING: &str = "creating";
 const VERSION_LINE: &str = "tandem-store 1";
 
 /// The replica a state directory belongs to, or will once its predecessor's state is moved aside; `None` if the

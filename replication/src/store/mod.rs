@@ -6,15 +6,19 @@
 //!
 //! ```text
 //! <state_dir>/creating   nothing here counts yet
+//! <state_dir>/birth      which store this is and whom it has become (see `birth`)
 //! <state_dir>/identity   whose store this is; written last at creation
 //! <state_dir>/tip        lower bound of what was synced (see `tip`)
 //! <state_dir>/log/       sled
 //! <state_dir>/unsynced   which boot's memory the acknowledgements rest on (see `durability`)
 //! ```
 
+mod aside;
+mod birth;
 mod durability;
 mod error;
 mod files;
+mod force;
 pub(crate) mod fuzzing;
 mod identity;
 mod keys;
@@ -31,9 +35,12 @@ use std::path::{Path, PathBuf};
 use sled::Batch;
 use tandem_replication_core::{Change, Position, ReplicaId, Restored, SnapshotWrite, Write};
 
+pub use aside::move_aside;
+pub(crate) use birth::{Birth, Decided};
 pub(crate) use durability::Mode;
 pub use durability::{BootId, Durability, UnknownDurability};
 pub use error::StoreError;
+pub(crate) use force::finish_forced_takeover;
 pub use identity::stored_identity;
 pub use retire::retire;
 pub(crate) use space::{SpaceChange, SpaceWatch};

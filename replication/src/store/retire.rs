@@ -18,7 +18,7 @@ use super::error::StoreError;
 use super::files::{self, remove, replace_durably, sync_directory, with_path};
 use super::{LOG_DIRECTORY, durability, identity, tip};
 
-const FILE: &str = "retiring";
+pub(super) const FILE: &str = "retiring";
 const VERSION_LINE: &str = "tandem-retiring 1";
 const PREFIX: &str = "retired-";
 /// Retired states kept; older ones are removed. They may be evidence, and each can be as large as a store.

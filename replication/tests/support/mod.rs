@@ -9,8 +9,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tandem_replication::{
-    Change, Event, KeyPaths, ReplicaId, Replication, Role, Settings, Slot, Table, Ticket, pki,
-    start,
+    Change, Event, KeyPaths, LinkError, Replication, Role, Settings, Slot, StartError, Table,
+    Ticket, pki, start,
 };
 use tokio::runtime::Runtime;
 
@@ -144,8 +144,8 @@ impl Pair {
     pub(crate) fn settings(&self, slot: Slot) -> Settings {
         let mut peers = self.addresses.clone();
         let listen = peers.remove(&slot).unwrap();
-        let id = ReplicaId::first(slot);
-        let mut settings = Settings::new(id, self.state_dir(slot), listen, peers, self.keys(slot));
+        let mut settings =
+            Settings::new(slot, self.state_dir(slot), listen, peers, self.keys(slot));
         (self.tune)(&mut settings);
         settings
     }
@@ -156,9 +156,18 @@ impl Pair {
 
     pub(crate) fn start_with(&mut self, slot: Slot, settings: Settings) {
         let observer = Arc::new(Observer::default());
-        let sink = Arc::clone(&observer);
-        let handle = self.runtime.handle();
-        let replication = start(settings, handle, move |event| sink.take(event)).unwrap();
+        let begun = Instant::now();
+        let replication = loop {
+            let sink = Arc::clone(&observer);
+            let started = start(settings.clone(), self.runtime.handle(), move |event| {
+                sink.take(event);
+            });
+            match started {
+                // A shutdown waits for the address only so long; a machine that is busy may need longer.
+                Err(StartError::Link(LinkError::Bind { .. })) if begun.elapsed() < PATIENCE => {}
+                started => break started.unwrap(),
+            }
+        };
         self.nodes.insert(
             slot,
             Node {

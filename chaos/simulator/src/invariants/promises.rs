@@ -84,6 +84,7 @@ impl Promises {
             Command::Applied { proposal: None, .. }
             | Command::Send { .. }
             | Command::Persist(_)
+            | Command::Greet(_)
             | Command::Restored { .. } => Ok(()),
         }
     }

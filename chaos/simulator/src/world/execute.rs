@@ -121,6 +121,7 @@ impl World {
             self.see_command(node, &command);
             match command {
                 Command::Send { to, message, class } => self.transmit(node, to, message, class),
+                Command::Greet(_) => {}
                 Command::Persist(write) => self.persist(node, write),
                 Command::Applied {
                     proposal, changes, ..

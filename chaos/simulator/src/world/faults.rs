@@ -1,13 +1,14 @@
 //! What can be done to the world, and asked of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::Rng;
 use tandem_engine::{Engine, Settings};
 use tandem_failover_core::AddressEngine;
 use tandem_replication_core::{
-    Config, ProposeError, Replica, ReplicaId, Role, Status, Table, TransferError,
+    Config, OnSingle, Origin, ProposeError, Replica, ReplicaId, Restored, Role, Status, Table,
+    TransferError, Versions,
 };
 
 use tandem_sip::record::Phase;
@@ -29,16 +30,27 @@ impl World {
     pub(crate) fn start(&mut self, node: usize) {
         assert!(!self.is_up(node), "node {node} is up");
         let restored = self.machines[node].disk.restored();
-        let (applied, table) = (restored.applied, restored.table.clone());
         let config = Config {
             id: World::id(node),
             voters: NODES.map(World::id).to_vec(),
             profile: self.conditions.profile,
             limits: self.conditions.limits,
             seed: self.rng.random(),
+            // Nobody loses a disk here, so nobody has to say who it is.
+            others: BTreeSet::new(),
+            origin: Origin::default(),
+            on_single: OnSingle::Stop,
+            versions: Versions::SUPPORTED,
         };
         let boot = self.machines[node].clock.boot(self.now);
+        let founds = restored == Restored::default();
+        let (applied, table) = (restored.applied, restored.table.clone());
         let mut replica = Replica::new(config, restored, boot).expect("the disk is consistent");
+        let applied = if founds {
+            replica.status().applied
+        } else {
+            applied
+        };
         self.without(&mut replica);
         self.trace.note(self.now, || {
             format!("node {node} starts, applied {applied}")

@@ -13,8 +13,8 @@ use crate::gate::{GATE_TICKS, Standby};
 use crate::lease::Probe;
 use crate::sabotage::Sabotage;
 use crate::{
-    Change, Command, MessageClass, Position, Proposal, ProposalId, ReplicaId, Role, SnapshotWrite,
-    Write,
+    Change, Command, Membership, MessageClass, Position, Proposal, ProposalId, ReplicaId, Role,
+    SnapshotWrite, Write, is_reserved,
 };
 
 impl Replica {
@@ -112,6 +112,8 @@ impl Replica {
         match role {
             Role::Leader { .. } => {
                 self.proposed = 0;
+                self.led_since = self.now;
+                self.version_proposed = None;
                 self.counters.elected += 1;
             }
             Role::Candidate { .. } => self.counters.campaigns += 1,
@@ -187,6 +189,7 @@ impl Replica {
         self.raw
             .mut_store()
             .install(position, conf_state.clone(), table.clone());
+        self.membership = Membership::from(&conf_state);
         write.conf_state = Some(conf_state);
         write.snapshot = Some(SnapshotWrite { position, table });
         self.counters.snapshots_installed += 1;
@@ -225,6 +228,7 @@ impl Replica {
             .apply(Position { index, term }, &changes);
         write.changes.extend(changes.iter().cloned());
         write.applied = Some(index);
+        changes.retain(|change| !is_reserved(change.key()));
         self.commands.push_back(Command::Applied {
             index,
             term,
@@ -264,6 +268,7 @@ impl Replica {
     fn note_conf_state(&mut self, conf_state: Option<ConfState>, write: &mut Write) {
         match conf_state {
             Some(conf_state) => {
+                self.membership = Membership::from(&conf_state);
                 self.raw.mut_store().set_conf_state(conf_state.clone());
                 write.conf_state = Some(conf_state);
             }
@@ -328,19 +333,28 @@ impl Replica {
         if raft.state != StateRole::Leader || !self.id.slot().is_data() || ungated {
             return None;
         }
-        raft.prs().iter().find_map(|(&number, progress)| {
+        let standbys = raft.prs().iter().filter_map(|(&number, progress)| {
             let id = ReplicaId::try_from(number).ok()?;
             let standby =
                 id != self.id && id.slot().is_data() && raft.prs().conf().voters().contains(number);
             let silence = self.timing.tick * GATE_TICKS as u32;
-            standby.then(|| Standby {
-                matched: progress.matched,
-                heard: self
-                    .heard
-                    .get(&id)
-                    .is_some_and(|heard| self.now < *heard + silence),
+            standby.then(|| {
+                (
+                    id,
+                    Standby {
+                        matched: progress.matched,
+                        heard: self
+                            .heard
+                            .get(&id)
+                            .is_some_and(|heard| self.now < *heard + silence),
+                    },
+                )
             })
-        })
+        });
+        // During a joint change the slot may have two; the older one has lost its disk.
+        standbys
+            .max_by_key(|(id, _)| *id)
+            .map(|(_, standby)| standby)
     }
 
     pub(super) fn transmit(&mut self, message: Message) {

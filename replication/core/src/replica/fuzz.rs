@@ -1,4 +1,5 @@
 //! Peers that send anything at all.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -6,7 +7,10 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::tests::{A, B, Bench, WITNESS, entry, message, ms, snapshot};
 use crate::codec::encode_table;
-use crate::{Change, Command, Table};
+use crate::{
+    Change, Command, Hello, Limits, Member, Membership, Position, ReplicaId, Slot, Standing,
+    StoreId, Table, Versions,
+};
 
 fn any_message() -> impl Strategy<Value = Message> {
     let small = || prop_oneof![8 => 0..12u64, 1 => Just(1 << 40), 1 => Just(u64::MAX)];
@@ -74,6 +78,52 @@ fn any_message() -> impl Strategy<Value = Message> {
         )
 }
 
+fn any_id() -> impl Strategy<Value = ReplicaId> {
+    let slot = prop_oneof![Just(Slot::A), Just(Slot::B), Just(Slot::Witness)];
+    let incarnation = prop_oneof![6 => 1..5u32, 1 => Just(u32::MAX)];
+    (slot, incarnation).prop_map(|(slot, incarnation)| ReplicaId::new(slot, incarnation).unwrap())
+}
+
+fn any_hello() -> impl Strategy<Value = Hello> {
+    let ids = || proptest::collection::btree_set(any_id(), 0..4);
+    let numbers = (1..3u64, 0..1000u64, 0..3u64, 0..4u16);
+    let generation = prop_oneof![30 => Just(0), 1 => Just(1u32)];
+    (
+        any_id(),
+        numbers,
+        generation,
+        0..3u8,
+        (ids(), ids(), ids()),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(id, (life, sequence, heard, max), generation, standing, members, serving)| Hello {
+                slot: id.slot(),
+                store: StoreId(1),
+                life,
+                sequence,
+                heard,
+                generation,
+                versions: Versions { min: 1, max },
+                standing: match standing {
+                    0 => Standing::Waiting,
+                    1 => Standing::Joining(id),
+                    _ => Standing::Member(Member {
+                        id,
+                        applied: Position { index: 3, term: 2 },
+                        membership: Membership {
+                            voters: members.0,
+                            outgoing: members.1,
+                            learners: members.2,
+                        },
+                        founders: [(id.slot(), StoreId(1))].into(),
+                        serving,
+                    }),
+                },
+            },
+        )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -100,6 +150,26 @@ proptest! {
                 bench.replica.handle_persisted(*newest, bench.now);
                 unconfirmed.clear();
             }
+        }
+    }
+
+    /// Nor any sequence of hellos between them, at a replica that leads and lets others in by what they say.
+    #[test]
+    fn no_sequence_of_hellos_panics(
+        steps in proptest::collection::vec((any_hello(), any_message(), any::<bool>(), 0..60u64), 1..30)
+    ) {
+        let mut bench = Bench::alone(Limits::default());
+        for (hello, mut message, says_hello, wait) in steps {
+            bench.pass(ms(wait));
+            if says_hello {
+                bench.replica.handle_hello(hello, bench.now);
+            } else {
+                message.term = bench.replica.status().term;
+                bench.replica.handle_message(message, bench.now);
+            }
+            bench.settle();
+            let status = bench.replica.status();
+            prop_assert!(status.membership.voters.len() <= 3, "{:?}", status.membership);
         }
     }
 }

@@ -22,6 +22,16 @@ fn config(id: ReplicaId, voters: &[ReplicaId]) -> Config {
         profile: Profile::Standard,
         limits: Limits::default(),
         seed: 1,
+        others: [Slot::A, Slot::B, Slot::Witness]
+            .into_iter()
+            .filter(|slot| *slot != id.slot())
+            .collect(),
+        origin: Origin {
+            life: 1,
+            ..Origin::default()
+        },
+        on_single: OnSingle::Stop,
+        versions: Versions::SUPPORTED,
     }
 }
 
@@ -46,7 +56,7 @@ impl Bench {
     }
 
     /// The only voter of its pair: leads as soon as it may.
-    fn alone(limits: Limits) -> Bench {
+    pub(super) fn alone(limits: Limits) -> Bench {
         let mut bench = Bench::new(Config {
             limits,
             ..config(A, &[A])
@@ -63,7 +73,7 @@ impl Bench {
     }
 
     /// Takes the commands; confirms every write at once.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         while let Some(command) = self.replica.next_command() {
             if let Command::Persist(write) = &command {
                 self.replica.handle_persisted(write.id, self.now);
@@ -282,7 +292,7 @@ fn a_lease_counts_from_when_the_heartbeat_left() {
     }
     bench.commands.clear();
     let mut appended = message(MessageType::MsgAppendResponse, B, 2);
-    appended.index = 1;
+    appended.index = 2;
     bench.receive(appended);
     let asked = bench.now;
     let heartbeat = bench.sent(MessageType::MsgHeartbeat).remove(0);
@@ -305,7 +315,7 @@ fn votes_are_refused_for_one_election_timeout_after_start() {
     assert_eq!(bench.counters().votes_refused, 2);
     bench.pass(ms(101));
     let mut request = message(MessageType::MsgRequestVote, B, 5);
-    request.priority = 2;
+    (request.priority, request.index, request.log_term) = (2, 1, 1);
     bench.receive(request);
     let answers = bench.sent(MessageType::MsgRequestVoteResponse);
     assert!(
@@ -361,7 +371,7 @@ fn late_answers_do_not_end_a_promise() {
 #[test]
 fn what_no_correct_peer_sends_is_refused_and_counted() {
     let mut bench = Bench::follower();
-    bench.receive(append(B, 2, (0, 0), vec![entry(1, 2), entry(2, 2)]));
+    bench.receive(append(B, 2, (1, 1), vec![entry(2, 2)]));
     assert_eq!(bench.replica.status().last_index, 2);
 
     let mut other = message(MessageType::MsgHeartbeat, B, 2);
@@ -444,7 +454,7 @@ fn a_follower_claims_nothing_before_it_is_durable() {
     let mut bench = Bench::follower();
     bench
         .replica
-        .handle_message(append(B, 2, (0, 0), vec![entry(1, 2)]), bench.now);
+        .handle_message(append(B, 2, (1, 1), vec![entry(2, 2)]), bench.now);
     bench
         .replica
         .handle_message(message(MessageType::MsgHeartbeat, B, 2), bench.now);
@@ -465,6 +475,52 @@ fn a_follower_claims_nothing_before_it_is_durable() {
         .handle_persisted(*writes.last().unwrap(), bench.now);
     bench.settle();
     assert_eq!(bench.sent(MessageType::MsgAppendResponse).len(), 1);
+}
+
+/// What it may have voted for is forgotten: it votes for nobody, and takes no log that leaves out who founded
+/// the pair. A snapshot that names it lets it in.
+#[test]
+fn a_replica_without_a_log_votes_for_nobody_until_it_is_let_in() {
+    let second = ReplicaId::new(Slot::A, 2).unwrap();
+    let mut bench = Bench::new(config(second, &[]));
+    let to_second = |mut message: Message| {
+        message.to = second.get();
+        message
+    };
+    bench.pass(ms(500));
+    assert_eq!(bench.counters().campaigns, 0);
+    for kind in [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote] {
+        bench.receive(to_second(message(kind, B, 5)));
+    }
+    assert_eq!(bench.counters().votes_refused_empty, 2);
+    bench.receive(to_second(append(B, 5, (0, 0), vec![entry(1, 2)])));
+    assert_eq!(bench.counters().malformed, 1);
+    assert!(bench.replica.status().membership.is_empty());
+
+    let voters = [A.get(), B.get(), WITNESS.get()];
+    let mut snapshot = snapshot(9, 2, &voters, encode_table(&Table::new(), 0));
+    let metadata = snapshot.mut_snapshot().mut_metadata();
+    metadata.mut_conf_state().learners = vec![second.get()];
+    bench.receive(to_second(snapshot));
+    assert!(bench.replica.status().membership.contains(second));
+    bench.pass(ms(150));
+    assert_eq!(bench.counters().campaigns, 0, "a learner");
+    bench.commands.clear();
+    let mut request = to_second(message(MessageType::MsgRequestVote, B, 5));
+    (request.priority, request.index, request.log_term) = (2, 9, 2);
+    bench.receive(request);
+    let answers = bench.sent(MessageType::MsgRequestVoteResponse);
+    assert!(
+        matches!(answers.as_slice(), [answer] if !answer.reject),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn reserved_keys_are_not_the_nodes() {
+    let mut bench = Bench::alone(Limits::default());
+    let refused = bench.replica.propose(put("version", 1), bench.now);
+    assert_eq!(refused, Err(ProposeError::Reserved));
 }
 
 #[test]

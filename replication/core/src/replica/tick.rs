@@ -30,12 +30,18 @@ impl Replica {
             self.counters.overloaded += u64::from(due.run);
             return;
         }
+        if self.is_superseded() {
+            return self.greet();
+        }
         for _ in 0..due.run {
             self.tick();
         }
         if due.run > 0 {
             self.ask_for_lease();
             self.drain();
+            self.drive_membership();
+            self.drive_version();
+            self.greet();
         }
     }
 

@@ -11,6 +11,8 @@ pub(super) fn settled(seed: u64, conditions: Conditions) -> World {
     let mut world = World::new(seed, conditions);
     let elected = world.run_until(ms(600), |world| world.serving().is_some());
     assert!(elected.is_some(), "seed {seed}: nobody was elected");
+    // Past everybody's refusal of votes after start.
+    world.run_for(ms(150));
     if !world.is_serving(A) {
         world.transfer(B, A).unwrap();
         world

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::WITNESS;
-use crate::{Change, Command, ProposalId, Role, Table};
+use crate::{Change, Command, ProposalId, Role, Table, is_reserved};
 
 #[derive(Debug, Default)]
 pub(super) struct Invariants {
@@ -37,6 +37,12 @@ impl Invariants {
     pub(super) fn stopped(&mut self, node: usize) {
         self.held.remove(&node);
         self.open.retain(|(proposer, _), _| *proposer != node);
+    }
+
+    /// What was committed beyond the end of a log that an operator made the pair is lost, as was said.
+    pub(super) fn forced(&mut self, last: u64, table: &Table) {
+        self.committed.retain(|index, _| *index <= last);
+        self.acknowledged.retain(|key| table.contains_key(key));
     }
 
     pub(super) fn proposed(&mut self, node: usize, proposal: ProposalId, key: Bytes) {
@@ -84,7 +90,7 @@ impl Invariants {
                     format!("{node}: lost lease {term}, held {held:?}")
                 });
             }
-            Command::Send { .. } | Command::Persist(_) => {}
+            Command::Send { .. } | Command::Greet(_) | Command::Persist(_) => {}
         }
     }
 
@@ -115,6 +121,10 @@ impl Invariants {
         let previous = self.applied.insert(node, index);
         self.require(previous == Some(index - 1), || {
             format!("{node}: applied {index} after {previous:?}")
+        });
+        let own = changes.iter().any(|change| is_reserved(change.key()));
+        self.require(!own, || {
+            format!("{node}: the node was shown a reserved key at {index}")
         });
         let entry = self
             .committed

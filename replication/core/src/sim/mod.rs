@@ -3,26 +3,30 @@
 //! Messages are delayed, reordered and lost; links are cut one way or both; disks are slow and stall;
 //! processes crash, restart and pause; clocks drift apart. [`Invariants`] watch every command.
 
+mod alone;
+mod birth;
 mod certificate;
 mod directed;
 mod disk;
+mod force;
 mod invariants;
+mod membership;
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft::eraftpb::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use self::birth::Birth;
 use self::disk::Disk;
 use self::invariants::Invariants;
-use crate::sabotage::Sabotage;
 use crate::{
-    Change, Command, Config, Death, Limits, MessageClass, Profile, ProposalId, ProposeError,
-    Replica, ReplicaId, Role, Slot, WriteId,
+    Change, Command, Death, Envelope, Founding, Greeting, Limits, MessageClass, OnSingle,
+    PeerMessage, Profile, ProposalId, ProposeError, Replica, ReplicaId, Role, Slot, Versions,
+    WriteId,
 };
 
 pub(super) const A: usize = 0;
@@ -58,6 +62,9 @@ impl LocalClock {
 #[derive(Debug)]
 struct Node {
     replica: Option<Replica>,
+    /// Runs while an empty store does not know who it is.
+    founding: Option<Founding>,
+    birth: Option<Birth>,
     disk: Disk,
     clock: LocalClock,
     /// Counts starts; events of an earlier life are void.
@@ -73,7 +80,7 @@ enum Event {
     Deliver {
         from: usize,
         to: usize,
-        message: Message,
+        envelope: Box<Envelope>,
     },
     Persisted {
         node: usize,
@@ -125,6 +132,11 @@ pub(super) struct Conditions {
     pub(super) cut: BTreeSet<(usize, usize)>,
     /// Switches the vote refusal after start off.
     pub(super) forgets_promise: bool,
+    /// Switches the asking off: an empty store takes itself for a founder.
+    pub(super) forgets_disk_loss: bool,
+    pub(super) on_single: OnSingle,
+    /// What the builds on the three hosts can read.
+    pub(super) versions: [Versions; 3],
 }
 
 impl Default for Conditions {
@@ -138,8 +150,16 @@ impl Default for Conditions {
             lateness_us: 500,
             cut: BTreeSet::new(),
             forgets_promise: false,
+            forgets_disk_loss: false,
+            on_single: OnSingle::Stop,
+            versions: [Versions::SUPPORTED; 3],
         }
     }
+}
+
+fn others(node: usize) -> BTreeSet<Slot> {
+    let others = SLOTS.iter().filter(|slot| **slot != SLOTS[node]);
+    others.copied().collect()
 }
 
 #[derive(Debug)]
@@ -162,6 +182,8 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let nodes = SLOTS.iter().map(|_| Node {
             replica: None,
+            founding: None,
+            birth: None,
             disk: Disk::default(),
             clock: LocalClock {
                 offset: Duration::from_secs(rng.random_range(10..100_000)),
@@ -199,7 +221,7 @@ impl World {
     }
 
     pub(super) fn is_up(&self, node: usize) -> bool {
-        self.nodes[node].replica.is_some()
+        self.nodes[node].replica.is_some() || self.nodes[node].founding.is_some()
     }
 
     fn local_now(&self, node: usize) -> Duration {
@@ -250,35 +272,26 @@ impl World {
 
     // Faults.
 
-    pub(super) fn start(&mut self, node: usize) {
-        assert!(!self.is_up(node), "node {node} is up");
-        let config = Config {
-            id: World::id(node),
-            voters: SLOTS.iter().map(|slot| ReplicaId::first(*slot)).collect(),
-            profile: self.conditions.profile,
-            limits: self.conditions.limits,
-            seed: self.rng.random(),
-        };
-        let restored = self.nodes[node].disk.restored();
-        self.invariants.started(node, restored.applied);
-        let now = self.local_now(node);
-        let mut replica = Replica::new(config, restored, now).expect("the disk is consistent");
-        if self.conditions.forgets_promise {
-            replica.sabotage(Sabotage::VoteRefusal);
-        }
-        self.nodes[node].life += 1;
-        self.nodes[node].disk_free_at = self.now;
-        self.nodes[node].replica = Some(replica);
-        self.execute(node);
-    }
-
     /// Stops a process. Of the writes in flight a random number of the first ones survive.
     pub(super) fn crash(&mut self, node: usize) {
         self.nodes[node].replica = None;
+        self.nodes[node].founding = None;
         self.nodes[node].paused_until = Duration::ZERO;
         let survivors = self.rng.random_range(0..=self.nodes[node].disk.pending());
         self.nodes[node].disk.crash(survivors);
         self.invariants.stopped(node);
+    }
+
+    pub(super) fn crash_if_up(&mut self, node: usize) {
+        if self.is_up(node) {
+            self.crash(node);
+        }
+    }
+
+    pub(super) fn start_if_down(&mut self, node: usize) {
+        if !self.is_up(node) {
+            self.start(node);
+        }
     }
 
     pub(super) fn pause(&mut self, node: usize, length: Duration) {
@@ -333,10 +346,11 @@ impl World {
 
     pub(super) fn transfer(&mut self, from: usize, to: usize) -> Result<(), crate::TransferError> {
         let now = self.local_now(from);
+        let target = self.id_of(to);
         let Some(replica) = &mut self.nodes[from].replica else {
             return Err(crate::TransferError::NotLeader);
         };
-        let result = replica.transfer(World::id(to), now);
+        let result = replica.transfer(target, now);
         self.execute(from);
         result
     }
@@ -408,10 +422,28 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         let now = self.local_now(event.node());
-        let Node { replica, disk, .. } = &mut self.nodes[event.node()];
+        let Node {
+            replica,
+            founding,
+            disk,
+            ..
+        } = &mut self.nodes[event.node()];
+        if let Some(founding) = founding {
+            match event {
+                Event::Deliver { envelope, .. } => match envelope.message {
+                    PeerMessage::Hello(hello) => founding.handle_hello(hello, now),
+                    PeerMessage::Raft(_) => {}
+                },
+                Event::Timer { .. } => founding.handle_timeout(now),
+                Event::Persisted { .. }
+                | Event::SnapshotSent { .. }
+                | Event::Certificate { .. } => {}
+            }
+            return;
+        }
         let Some(replica) = replica else { return };
         match event {
-            Event::Deliver { message, .. } => replica.handle_message(message, now),
+            Event::Deliver { envelope, .. } => replica.handle_envelope(*envelope, now),
             Event::Persisted { write, .. } => {
                 disk.complete(write);
                 replica.handle_persisted(write, now);
@@ -425,6 +457,14 @@ impl World {
 
     /// Executes a node's commands and arms its timer.
     fn execute(&mut self, node: usize) {
+        while let Some(greeting) = self.nodes[node]
+            .founding
+            .as_mut()
+            .and_then(Founding::next_command)
+        {
+            self.greet(node, greeting);
+        }
+        self.decide(node);
         while let Some(command) = self.nodes[node]
             .replica
             .as_mut()
@@ -433,7 +473,19 @@ impl World {
             let table = self.nodes[node].replica.as_ref().map(Replica::table);
             self.invariants.command(node, &command, table, self.now);
             match command {
-                Command::Send { to, message, class } => self.transmit(node, to, message, class),
+                Command::Send { to, message, class } => {
+                    let generation = self.nodes[node]
+                        .replica
+                        .as_ref()
+                        .map_or(0, Replica::generation);
+                    let message = PeerMessage::Raft(message);
+                    let envelope = Envelope {
+                        generation,
+                        message,
+                    };
+                    self.transmit(node, to, envelope, class);
+                }
+                Command::Greet(greeting) => self.greet(node, greeting),
                 Command::Persist(write) => {
                     let took = self.micros(self.conditions.fsync_us);
                     let Node {
@@ -465,22 +517,30 @@ impl World {
         let late = self.micros((0, self.conditions.lateness_us));
         let Node {
             replica,
+            founding,
             clock,
             timer,
             life,
             ..
         } = &mut self.nodes[node];
-        let Some(replica) = replica else { return };
+        let deadline = match (replica, founding) {
+            (Some(replica), _) => replica.poll_timeout().0,
+            (None, Some(founding)) => founding.poll_timeout(),
+            (None, None) => return,
+        };
         *timer += 1;
         let (timer, life) = (*timer, *life);
-        let due = clock
-            .truth(replica.poll_timeout().0)
-            .saturating_sub(self.now)
-            + late;
+        let due = clock.truth(deadline).saturating_sub(self.now) + late;
         self.after(due, Event::Timer { node, life, timer });
     }
 
-    fn transmit(&mut self, from: usize, to: ReplicaId, message: Message, class: MessageClass) {
+    fn greet(&mut self, from: usize, Greeting { to, hello }: Greeting) {
+        // Like every message it goes to a slot's host, whoever is there.
+        let to = ReplicaId::first(to);
+        self.transmit(from, to, Envelope::hello(hello), MessageClass::Datagram);
+    }
+
+    fn transmit(&mut self, from: usize, to: ReplicaId, envelope: Envelope, class: MessageClass) {
         let Some(target) = SLOTS.iter().position(|slot| *slot == to.slot()) else {
             return;
         };
@@ -506,7 +566,7 @@ impl World {
                 Event::Deliver {
                     from,
                     to: target,
-                    message,
+                    envelope: Box::new(envelope),
                 },
             );
         }

@@ -13,7 +13,7 @@ const SEED_VARIABLE: &str = "TANDEM_SIM_SEED";
 fn fault(world: &mut World) {
     let node = world.rng.random_range(A..=WITNESS);
     let other = (node + world.rng.random_range(1..=2)) % 3;
-    match world.rng.random_range(0..14) {
+    match world.rng.random_range(0..15) {
         0 | 1 if world.is_up(node) => world.crash(node),
         0 | 1 => world.start(node),
         2 => world.isolate(node),
@@ -38,20 +38,25 @@ fn fault(world: &mut World) {
             world.crash(node);
             world.start(node);
         }
-        10 => {
+        10 if world.is_up(node) && world.is_whole() => {
+            world.crash(node);
+            world.wipe(node);
+            world.start(node);
+        }
+        11 => {
             world.conditions.delay_us = if world.rng.random_bool(0.5) {
                 (80, 400)
             } else {
                 (80, 40_000)
             }
         }
-        11 if world.is_up(node) => {
+        12 if world.is_up(node) => {
             world.die(node);
             if world.rng.random_bool(0.5) {
                 world.start(node);
             }
         }
-        12 => world.replay_a_death(node),
+        13 => world.replay_a_death(node),
         _ => {
             world.heal();
             for node in [A, B, WITNESS] {
@@ -63,7 +68,8 @@ fn fault(world: &mut World) {
     }
 }
 
-fn run(seed: u64) -> Invariants {
+/// Returns also how many disks were lost and replaced.
+fn run(seed: u64) -> (Invariants, u64) {
     let limits = Limits {
         log_entries: 16,
         log_bytes: 1 << 20,
@@ -100,7 +106,8 @@ fn run(seed: u64) -> Invariants {
         "{SEED_VARIABLE}={seed}: {:?}",
         world.invariants.violations
     );
-    world.invariants
+    let lost_disks = [A, B, WITNESS].map(|node| u64::from(world.id_of(node).incarnation() - 1));
+    (world.invariants, lost_disks.into_iter().sum())
 }
 
 /// Once everything is well, somebody serves, takes proposals and all tables agree.
@@ -114,10 +121,11 @@ fn recover(world: &mut World) {
         }
     }
     world.run_for(ms(300));
-    let healthy = world.run_until(ms(1500), |world| world.serving().is_some());
+    // A new incarnation has been let in by then, too.
+    let healthy = world.run_until(ms(4000), World::is_whole);
     assert!(
         healthy.is_some(),
-        "{SEED_VARIABLE}={seed}: nobody serves: {:?}",
+        "{SEED_VARIABLE}={seed}: not whole: {:?}",
         world.statuses()
     );
     world.run_for(ms(100));
@@ -154,8 +162,10 @@ fn seeds(range: std::ops::Range<u64>) {
     }
     let count = range.end - range.start;
     let (mut leases, mut restored, mut witness_led, mut acknowledged) = (0, 0, 0, 0);
+    let mut reincarnated = 0;
     for seed in range {
-        let invariants = run(seed);
+        let (invariants, lost_disks) = run(seed);
+        reincarnated += lost_disks;
         leases += invariants.leases.len() as u64;
         restored += invariants.restored;
         acknowledged += invariants.acknowledged.len() as u64;
@@ -167,10 +177,10 @@ fn seeds(range: std::ops::Range<u64>) {
     }
     eprintln!(
         "{count} seeds: {leases} leases, {restored} snapshots, witness elected {witness_led} times, \
-         {acknowledged} acknowledged"
+         {acknowledged} acknowledged, {reincarnated} disks lost"
     );
     assert!(leases > 3 * count && restored > count / 10 && acknowledged > 20 * count);
-    assert!(witness_led > 0);
+    assert!(witness_led > 0 && reincarnated > count / 10);
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 use rcgen::{
@@ -17,10 +16,10 @@ use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
-use tandem_replication_core::{MessageClass, ReplicaId, Slot};
+use tandem_replication_core::{ENVELOPE_VERSION, MessageClass, PeerMessage, ReplicaId, Slot};
 use tokio::runtime::Runtime;
 
-use super::super::frame::{self, SNAPSHOT_LIMIT, STREAM_FRAME_LIMIT, StreamKind};
+use super::super::frame::{SNAPSHOT_LIMIT, STREAM_FRAME_LIMIT, StreamKind};
 use super::super::tls::{ALPN, QuicConfig};
 use super::super::{Link, LinkSettings};
 use super::{Node, PATIENCE, free_address, message, wait_until};
@@ -258,7 +257,11 @@ fn the_keys_of_one_slot_do_not_speak_for_another() {
         b.link.counters().wrong_sender > 0
     });
     let mail = b.mailbox.take(std::time::Duration::ZERO);
-    assert!(mail.messages.iter().all(|received| received.message != lie));
+    assert!(
+        mail.messages
+            .iter()
+            .all(|received| received.envelope != lie)
+    );
     nodes.stop([&thief]);
     goes_on(&a, &b);
     nodes.stop([&a, &b]);
@@ -353,6 +356,11 @@ fn framed(content: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), content].concat()
 }
 
+/// As a Raft message in an envelope.
+fn headed(content: &[u8]) -> Vec<u8> {
+    [&[ENVELOPE_VERSION, 1, 0], content].concat()
+}
+
 /// What ends a connection: the kind of a stream and what is on it.
 fn breaches() -> Vec<(&'static str, u8, Vec<u8>)> {
     let messages = StreamKind::Messages.byte();
@@ -367,18 +375,18 @@ fn breaches() -> Vec<(&'static str, u8, Vec<u8>)> {
             messages,
             u32::MAX.to_be_bytes().to_vec(),
         ),
-        ("no message", messages, framed(b"\xff\xff\xff")),
-        ("nested groups", messages, framed(&[0x0b; 1000])),
+        ("no message", messages, framed(&headed(b"\xff\xff\xff"))),
+        ("nested groups", messages, framed(&headed(&[0x0b; 1000]))),
         (
             "four million entries",
             messages,
-            framed(&[0x3a, 0x00].repeat(4 << 20)[..8 << 20]),
+            framed(&headed(&[0x3a, 0x00].repeat(4 << 20)[..(8 << 20) - 3])),
         ),
         ("a stream of no kind", 9, vec![0; 8]),
         (
             "no message in a snapshot",
             StreamKind::Snapshot.byte(),
-            vec![0xff; 8],
+            headed(&[0xff; 8]),
         ),
         (
             "a snapshot beyond the limit",
@@ -422,22 +430,19 @@ fn a_breach_of_the_format_ends_the_connection_and_is_counted() {
         // A datagram is dropped, and its connection goes on.
         let connection = witness.connect(at_a, Slot::A).await.unwrap();
         connection
-            .send_datagram(Bytes::from_static(b"\xff\xff\xff"))
+            .send_datagram(headed(b"\xff\xff\xff").into())
             .unwrap();
         let sent = message(Slot::Witness, Slot::A, 20);
         let mut stream = connection.open_uni().await.unwrap();
         stream.write_all(&[messages]).await.unwrap();
-        stream
-            .write_all(&framed(&frame::encode(&sent)))
-            .await
-            .unwrap();
+        stream.write_all(&framed(&sent.encode())).await.unwrap();
         wait_until("the datagram is counted", || {
             a.link.counters().malformed == count + 1
         });
         a.wait("the message behind it", |mail| {
             mail.messages
                 .iter()
-                .any(|received| received.message == sent)
+                .any(|received| received.envelope == sent)
                 .then_some(())
         });
         assert!(connection.close_reason().is_none());
@@ -521,7 +526,9 @@ fn nothing_is_sent_in_clear() {
     a.wait_up();
     let carries = |repeats: usize| {
         let mut sent = message(Slot::A, Slot::B, 0);
-        sent.context = SECRET.repeat(repeats).into();
+        if let PeerMessage::Raft(message) = &mut sent.message {
+            message.context = SECRET.repeat(repeats).into();
+        }
         sent
     };
     a.send_until_received(&carries(4), &b, MessageClass::Datagram);
@@ -531,7 +538,7 @@ fn nothing_is_sent_in_clear() {
         b.wait("what goes over the wire", |mail| {
             mail.messages
                 .iter()
-                .any(|received| received.message == sent)
+                .any(|received| received.envelope == sent)
                 .then_some(())
         });
     }

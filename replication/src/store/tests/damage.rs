@@ -211,7 +211,7 @@ fn a_shortened_log_is_an_error_that_says_how_to_rejoin() {
     let error = Store::open(directory.path(), ID).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{text}");
-    assert!(text.contains("rejoin as incarnation 2"), "{text}");
+    assert!(text.contains("tandem rejoin"), "{text}");
     assert!(
         text.contains(&directory.path().display().to_string()),
         "{text}"

@@ -33,7 +33,7 @@ fn is_unclean(opened: Result<(Store, Restored), StoreError>) -> bool {
     match opened {
         Err(error @ StoreError::Unclean { id: ID, .. }) => {
             let text = error.to_string();
-            assert!(text.contains("rejoin as incarnation 2"), "{text}");
+            assert!(text.contains("tandem rejoin"), "{text}");
             true
         }
         Err(error) => panic!("{error}"),
