@@ -265,7 +265,7 @@ impl Shell {
 
     fn reread(&mut self) {
         match self.parts.replication.table() {
-            Ok(table) => self.parts.engine.handle_restored(table),
+            Ok(table) => self.parts.engine.handle_restored(table, now()),
             Err(error) => self
                 .parts
                 .fatal

@@ -29,6 +29,11 @@ use crate::{
     table::{self, Key},
 };
 
+/// Calls of a former owner that are taken over between two looks at the queue.
+const TAKEOVER_STEP: usize = 64;
+/// While so many batches wait for their commit, no further calls are taken over: what that changes must not fill the log.
+const TAKEOVER_IN_FLIGHT: usize = 8;
+
 /// What an engine is built from.
 #[derive(Debug)]
 pub struct Settings {
@@ -169,7 +174,7 @@ impl Engine {
                     self.own(OwnershipInput::CommitRefused { epoch }, now);
                 }
             }
-            Committed::Restored { table } => self.handle_restored(table),
+            Committed::Restored { table } => self.handle_restored(table, now),
             Committed::Role(Role::Leader { term }) => {
                 self.own(OwnershipInput::Leader { epoch: Epoch(term) }, now);
             }
@@ -200,7 +205,7 @@ impl Engine {
     }
 
     /// A whole table instead of changes: at start, after a snapshot, and after ownership was lost.
-    pub fn handle_restored(&mut self, table: Table) {
+    pub fn handle_restored(&mut self, table: Table, now: Now) {
         let mut records = BTreeMap::new();
         let mut calls = BTreeMap::new();
         for (key, value) in table {
@@ -218,10 +223,10 @@ impl Engine {
         self.commands.push_back(Command::CdrReplace { records });
         let known: Vec<CallKey> = self.sip.records().map(|(key, _)| key).collect();
         for key in known.into_iter().filter(|key| !calls.contains_key(key)) {
-            self.sip.apply(key, None);
+            self.sip.apply(key, None, self.pools.at(now.boot));
         }
         for (key, value) in calls {
-            self.apply_call(key, Some(value));
+            self.apply_call(key, Some(value), now);
         }
     }
 
@@ -233,13 +238,20 @@ impl Engine {
             self.carry_out(now);
         }
         if self.serving.is_some() {
+            let may_take_over = self.may_take_over();
             let ports = self.pools.at(now.boot);
             self.sip.handle_timeout(now.wall, ports);
+            if may_take_over {
+                self.sip.take_over(TAKEOVER_STEP, now.wall, ports);
+            }
         }
     }
 
     /// How long the shell may wait before it calls [`handle_timeout`](Self::handle_timeout); None: for ever.
     pub fn poll_timeout(&self, now: Now) -> Option<Duration> {
+        if self.serving.is_some() && self.may_take_over() {
+            return Some(Duration::ZERO);
+        }
         let ownership = self
             .ownership
             .poll_timeout()
@@ -320,6 +332,10 @@ impl Engine {
         self.held.len()
     }
 
+    fn may_take_over(&self) -> bool {
+        self.sip.awaiting() > 0 && self.held.batches() < TAKEOVER_IN_FLIGHT
+    }
+
     fn waits(&self, when: When) -> bool {
         #[cfg(feature = "sabotage")]
         if self.reveals_at_once {
@@ -352,9 +368,7 @@ impl Engine {
                     self.held.owner_entry(batch, epoch);
                 }
                 OwnershipCommand::Activate { epoch } => {
-                    self.pools.reset();
-                    let ports = self.pools.at(now.boot);
-                    self.sip.activate(epoch.0, now.wall, ports);
+                    self.sip.activate(epoch.0);
                     self.serving = Some(epoch);
                 }
                 OwnershipCommand::OpenGate { until, .. }
@@ -362,7 +376,7 @@ impl Engine {
                     self.commands.push_back(Command::OpenGate { until });
                 }
                 OwnershipCommand::CloseGate => self.commands.push_back(Command::CloseGate),
-                OwnershipCommand::Deactivate => self.deactivate(),
+                OwnershipCommand::Deactivate => self.deactivate(now),
                 OwnershipCommand::Desire(desired) => {
                     self.commands.push_back(Command::Desire(desired));
                 }
@@ -373,11 +387,12 @@ impl Engine {
         }
     }
 
-    /// What was not committed never happened: the SIP core forgets, and reads the committed table.
-    fn deactivate(&mut self) {
+    /// What was not committed never happened: the committed table is read over the SIP core's.
+    fn deactivate(&mut self, now: Now) {
         self.serving = None;
         self.held.clear_sends();
-        self.sip.deactivate();
+        self.pools.reset();
+        self.sip.deactivate(self.pools.at(now.boot));
         self.commands.push_back(Command::Reread);
     }
 
@@ -389,7 +404,7 @@ impl Engine {
         };
         match (Key::parse(&key), value) {
             (Some(Key::Call(_)), _) if own => {}
-            (Some(Key::Call(key)), value) => self.apply_call(key, value),
+            (Some(Key::Call(key)), value) => self.apply_call(key, value, now),
             (Some(Key::Cdr(id)), Some(record)) => {
                 self.commands.push_back(Command::CdrPut { id, record });
             }
@@ -405,12 +420,12 @@ impl Engine {
         }
     }
 
-    fn apply_call(&mut self, key: CallKey, value: Option<Bytes>) {
+    fn apply_call(&mut self, key: CallKey, value: Option<Bytes>, now: Now) {
         let record = value
             .map(|bytes| CallRecord::from_bytes(&bytes))
             .transpose();
         match record {
-            Ok(record) => self.sip.apply(key, record),
+            Ok(record) => self.sip.apply(key, record, self.pools.at(now.boot)),
             Err(_) => self.undecodable("call record"),
         }
     }

@@ -81,6 +81,11 @@ impl Held {
         self.batches.clear();
     }
 
+    /// Batches waiting for their commit.
+    pub(super) fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
     /// Messages waiting.
     pub(super) fn len(&self) -> usize {
         self.batches.iter().map(|batch| batch.sends.len()).sum()

@@ -13,10 +13,12 @@
 //! that was lost with its owner would wait in vain. Commits take milliseconds and callers repeat after T1, so nothing
 //! is gained by sending it sooner.
 //!
-//! **Takeover.** The standby has applied every committed record, so [`Sip::activate`] changes no form: it reserves
-//! the media ports the records name, re-arms timers and repeats provisional responses the old owner may have held.
-//! [`Sip::deactivate`] forgets everything, since the table may be ahead of the log; the shell then applies the
-//! committed table again and starts a fresh port pool.
+//! **Takeover.** The standby has applied every committed record and reserved the media ports it names, so
+//! [`Sip::activate`] only notes that every call is to be taken over: its timers re-armed, the provisional response
+//! repeated that the old owner may have held. That happens before the call's next input, and for the rest in bounded
+//! steps, [`Sip::take_over`]: how soon a new owner answers does not grow with its calls (contract 8).
+//! After [`Sip::deactivate`] the table may be ahead of the log; the shell starts a fresh port pool and applies the
+//! committed table over it.
 
 mod lookup;
 
@@ -29,7 +31,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::b2bua::{self, ALLOW, Context, Effects, Identity, Input, Refusal, Shows};
-use crate::command::{Command, MediaEvent, MediaPorts, TimerReason, When};
+use crate::command::{Command, MediaEvent, MediaPort, MediaPorts, TimerReason, When};
 use crate::config::SipConfig;
 use crate::counters::Counters;
 use crate::flow::{Flow, RealmId, Transport};
@@ -38,6 +40,9 @@ use crate::record::{AddressRecord, CallKey, CallRecord};
 use crate::time::Timestamp;
 use crate::transaction::{ClientKey, ServerKey};
 use lookup::Lookup;
+
+/// Calls that one timeout steps; the others are due at once again. So no turn of the shell grows with its calls.
+const DUE_AT_ONCE: usize = 256;
 
 /// See the module.
 pub struct Sip {
@@ -59,6 +64,8 @@ pub struct Sip {
     table: BTreeMap<CallKey, Entry>,
     lookups: BTreeMap<Lookup, CallKey>,
     deadlines: BTreeSet<(Timestamp, CallKey, TimerReason)>,
+    /// Calls of a former owner that have not been stepped since.
+    awaiting: BTreeSet<CallKey>,
     /// Replicates not reported committed, by sequence, and the last one of each such call.
     in_flight: BTreeMap<u64, CallKey>,
     uncommitted: BTreeMap<CallKey, u64>,
@@ -72,6 +79,11 @@ struct Entry {
     record: CallRecord,
     lookups: Vec<Lookup>,
     deadline: Option<(Timestamp, TimerReason)>,
+}
+
+/// Ports that a record holds.
+fn ports_of(record: Option<&CallRecord>) -> BTreeSet<MediaPort> {
+    record.into_iter().flat_map(b2bua::ports).collect()
 }
 
 /// RFC 3261 section 21.5.4.
@@ -106,6 +118,7 @@ impl Sip {
             table: BTreeMap::new(),
             lookups: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            awaiting: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
             commands: VecDeque::new(),
@@ -159,11 +172,13 @@ impl Sip {
         if self.epoch.is_none() {
             return;
         }
-        // Each due call is stepped once: a deadline that is still in the past afterwards waits for the next round.
+        // Each due call is stepped once: a deadline that is still in the past afterwards waits for the next round, and
+        // so does what is beyond the bound.
         let due: Vec<CallKey> = self
             .deadlines
             .iter()
             .take_while(|(deadline, _, _)| *deadline <= now)
+            .take(DUE_AT_ONCE)
             .map(|(_, key, _)| *key)
             .collect();
         for key in due {
@@ -211,16 +226,22 @@ impl Sip {
     }
 
     /// Standby: a committed change of the table. The owner's table is ahead of the log, so there it has no effect.
-    pub fn apply(&mut self, key: CallKey, record: Option<CallRecord>) {
-        if self.epoch.is_some() {
+    /// `ports` is the pool that this node would serve from: it follows the table.
+    pub fn apply(&mut self, key: CallKey, record: Option<CallRecord>, ports: &mut dyn MediaPorts) {
+        let known = self.table.get(&key).map(|entry| &entry.record);
+        if self.epoch.is_some() || known == record.as_ref() {
             return;
         }
-        let before = self
-            .table
-            .get(&key)
-            .map(|entry| b2bua::plan(&entry.record))
-            .unwrap_or_default();
+        let before = known.map(b2bua::plan).unwrap_or_default();
         let after = record.as_ref().map(b2bua::plan).unwrap_or_default();
+        let held = ports_of(known);
+        let wanted = ports_of(record.as_ref());
+        for port in held.difference(&wanted) {
+            ports.release(*port);
+        }
+        for port in wanted.difference(&held) {
+            self.reserve(*port, ports);
+        }
         match record {
             Some(record) => self.insert(key, record),
             None => {
@@ -236,8 +257,8 @@ impl Sip {
     }
 
     /// Becomes the owner. `epoch` is not below any epoch before, and the same one only after a lease was lost and
-    /// regained: then numbers go on. `ports` is a pool in which nothing is allocated.
-    pub fn activate(&mut self, epoch: u64, now: Timestamp, ports: &mut dyn MediaPorts) {
+    /// regained: then numbers go on.
+    pub fn activate(&mut self, epoch: u64) {
         self.epoch = Some(epoch);
         if self.numbered_epoch != epoch {
             self.numbered_epoch = epoch;
@@ -247,6 +268,34 @@ impl Sip {
         self.in_flight.clear();
         self.uncommitted.clear();
         self.counters.takeovers += 1;
+        self.awaiting = self.table.keys().copied().collect();
+    }
+
+    /// Takes over up to `limit` of the calls that have had no input since [`Sip::activate`].
+    pub fn take_over(&mut self, limit: usize, now: Timestamp, ports: &mut dyn MediaPorts) {
+        for _ in 0..limit {
+            let Some(key) = self.awaiting.pop_first() else {
+                return;
+            };
+            self.advance(key, Input::Takeover, now, ports);
+        }
+    }
+
+    /// Calls that are still to be taken over.
+    pub fn awaiting(&self) -> usize {
+        self.awaiting.len()
+    }
+
+    /// Ownership is lost: the table may be ahead of the log, and commands not yet taken must not be carried out. What
+    /// the media plane was to be told is still true of this table, and what is different in the committed one will be
+    /// told with it. `ports` is a fresh pool: it gets what the table holds.
+    pub fn deactivate(&mut self, ports: &mut dyn MediaPorts) {
+        self.epoch = None;
+        self.commands
+            .retain(|command| matches!(command, Command::Media { .. }));
+        self.awaiting.clear();
+        self.in_flight.clear();
+        self.uncommitted.clear();
         for entry in self.table.values() {
             for port in b2bua::ports(&entry.record) {
                 if !ports.reserve(port) {
@@ -254,28 +303,6 @@ impl Sip {
                 }
             }
         }
-        let keys: Vec<CallKey> = self.table.keys().copied().collect();
-        for key in keys {
-            self.step(key, Input::Takeover, now, ports);
-        }
-    }
-
-    /// Ownership is lost: nothing in here can be trusted, and commands not yet taken must not be carried out.
-    pub fn deactivate(&mut self) {
-        self.epoch = None;
-        self.commands.clear();
-        for (key, entry) in std::mem::take(&mut self.table) {
-            if !b2bua::plan(&entry.record).is_empty() {
-                self.commands.push_back(Command::Media {
-                    key,
-                    streams: Vec::new(),
-                });
-            }
-        }
-        self.lookups.clear();
-        self.deadlines.clear();
-        self.in_flight.clear();
-        self.uncommitted.clear();
     }
 
     pub fn counters(&self) -> &Counters {
@@ -447,7 +474,21 @@ impl Sip {
         }
     }
 
+    /// Gives a call an input; if it comes from a former owner, it is taken over first.
     fn step(&mut self, key: CallKey, input: Input<'_>, now: Timestamp, ports: &mut dyn MediaPorts) {
+        if self.awaiting.remove(&key) {
+            self.advance(key, Input::Takeover, now, ports);
+        }
+        self.advance(key, input, now, ports);
+    }
+
+    fn advance(
+        &mut self,
+        key: CallKey,
+        input: Input<'_>,
+        now: Timestamp,
+        ports: &mut dyn MediaPorts,
+    ) {
         let Some(mut record) = self.remove(key) else {
             return;
         };
@@ -577,6 +618,12 @@ impl Sip {
             stream.latched = latched;
         }
         self.finish(key, record, effects);
+    }
+
+    fn reserve(&mut self, port: MediaPort, ports: &mut dyn MediaPorts) {
+        if !ports.reserve(port) {
+            self.counters.port_conflicts += 1;
+        }
     }
 
     fn insert(&mut self, key: CallKey, record: CallRecord) {

@@ -155,12 +155,12 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(config: SipConfig, phones: Vec<Phone>) -> World {
         let mut sip = Sip::new(config.clone(), 1);
-        let mut pool = Pool {
+        let pool = Pool {
             taken: BTreeSet::new(),
             size: 100,
         };
         let now = Timestamp(1_700_000_000_000);
-        sip.activate(1, now, &mut pool);
+        sip.activate(1);
         World {
             now,
             config,
@@ -210,6 +210,9 @@ impl World {
     }
 
     fn next_time(&self) -> Option<Timestamp> {
+        if self.sip.awaiting() > 0 {
+            return Some(self.now);
+        }
         let phones = self.phones.iter().filter_map(Phone::poll_timeout);
         let network = self.events.keys().next().map(|(time, _)| *time);
         let owner = self.sip.poll_timeout().map(|(time, _)| time);
@@ -218,6 +221,12 @@ impl World {
     }
 
     fn one_event(&mut self) {
+        // As the engine does: between two inputs, a few at a time.
+        if self.sip.awaiting() > 0 {
+            self.sip.take_over(1, self.now, &mut self.pool);
+            let batch = self.drain();
+            return self.commit(batch, true);
+        }
         if self
             .pending_commits
             .first()
@@ -427,10 +436,11 @@ impl World {
         for (key, bytes) in &self.log {
             let record = CallRecord::from_bytes(bytes).expect("a committed record decodes");
             assert_eq!(record.to_bytes(), bytes);
-            self.sip.apply(*key, Some(record));
+            self.sip.apply(*key, Some(record), &mut self.pool);
         }
-        self.sip.activate(self.epoch, self.now, &mut self.pool);
+        self.sip.activate(self.epoch);
         assert_eq!(self.sip.counters().port_conflicts, 0);
+        // What the new owner's media plane was told as a standby.
         let batch = self.drain();
         self.commit(batch, true);
     }

@@ -290,8 +290,9 @@ impl World {
                 }
                 EngineCommand::Reread => {
                     let table = self.table(node).cloned().unwrap_or_default();
+                    let now = self.engine_now(node);
                     if let Some(data) = self.machines[node].data_mut() {
-                        data.engine.handle_restored(table);
+                        data.engine.handle_restored(table, now);
                     }
                 }
                 EngineCommand::Transition(transition) => self.note(node, &transition),

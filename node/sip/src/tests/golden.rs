@@ -164,9 +164,9 @@ fn call_records_are_served() {
             size: 100,
             ..Pool::default()
         };
-        sip.apply(key, Some(record.clone()));
+        sip.apply(key, Some(record.clone()), &mut pool);
         let mut now = START + Duration::from_secs(6);
-        sip.activate(9, now, &mut pool);
+        sip.activate(9);
         assert_eq!(sip.calls(), 1, "{name}");
         let ports = record
             .streams

@@ -68,7 +68,7 @@ proptest! {
         let mut sip = Sip::new(settings, if seed % 2 == 0 { 1 } else { seed });
         let mut pool = Pool { size: 20, ..Pool::default() };
         let mut now = Timestamp(1_700_000_000_000);
-        sip.activate(1, now, &mut pool);
+        sip.activate(1);
         for blow in blows {
             let (realm, source, bytes) = blow.which.get(&traffic);
             let mut bytes = bytes.to_vec();
@@ -100,7 +100,7 @@ proptest! {
         // What the log checks is not checked again: a record that decodes is served as far as it makes sense.
         if let Ok(record) = CallRecord::from_bytes(&bytes) {
             let mut sip = Sip::new(world.config.clone(), 9);
-            sip.apply(key, Some(record));
+            sip.apply(key, Some(record), &mut Pool { size: 20, ..Pool::default() });
             prop_assert!(sip.calls() == 1);
         }
     }

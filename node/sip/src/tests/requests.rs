@@ -131,7 +131,7 @@ fn an_invite_is_judged_before_it_starts_a_call() {
         },
         1,
     );
-    world.sip.activate(1, world.now, &mut world.pool);
+    world.sip.activate(1);
     assert_eq!(
         status_of(&mut world, request("INVITE", URI, "", 1, "")),
         404

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use super::calls::{alice, bob, finish, pair};
+use super::calls::{BOB, START, alice, bob, finish, pair};
 use crate::cdr::CdrStatus;
 use crate::command::{Command, When};
+use crate::core::Sip;
 use crate::phone::Action;
-use crate::testing::World;
+use crate::testing::{Pool, World, config, target};
 
 fn slow(delay: Duration) -> World {
     let mut world = pair(alice().when_up(20_000, Action::HangUp), bob());
@@ -73,7 +74,7 @@ fn a_held_message_follows_its_replicate() {
 #[test]
 fn a_standby_says_nothing() {
     let mut world = slow(Duration::ZERO);
-    world.sip.deactivate();
+    world.sip.deactivate(&mut Pool::default());
     assert_eq!(world.sip.poll_timeout(), None);
     world.run_for(Duration::from_secs(10));
     assert!(world.sent.is_empty());
@@ -81,13 +82,23 @@ fn a_standby_says_nothing() {
     assert_eq!(world.sip.counters().calls_started, 0);
 }
 
+/// The committed table is read over the one that may be ahead of it, and the media plane hears of what is different.
 #[test]
-fn losing_ownership_takes_back_what_was_asked_for() {
+fn losing_ownership_takes_back_what_was_not_committed() {
     let mut world = pair(alice(), bob());
     world.run_for(Duration::from_secs(2));
     let key = *world.log.keys().next().unwrap();
     let record = world.sip.record(key).unwrap().clone();
-    world.sip.deactivate();
+    let fresh = || Pool {
+        size: 100,
+        ..Pool::default()
+    };
+    let mut pool = fresh();
+    world.sip.deactivate(&mut pool);
+    assert_eq!(pool.taken.len(), 2, "the pool follows the table");
+    world.sip.apply(key, Some(record.clone()), &mut pool);
+    assert_eq!(world.sip.next_command(), None, "committed as it is");
+    world.sip.apply(key, None, &mut pool);
     assert_eq!(
         world.sip.next_command(),
         Some(Command::Media {
@@ -95,21 +106,44 @@ fn losing_ownership_takes_back_what_was_asked_for() {
             streams: vec![]
         })
     );
-    assert_eq!(world.sip.next_command(), None);
-    assert_eq!(world.sip.calls(), 0);
+    assert!(pool.taken.is_empty());
     // A standby has every session ready before it serves.
-    world.sip.apply(key, Some(record.clone()));
+    world.sip.apply(key, Some(record), &mut pool);
     assert!(
         matches!(world.sip.next_command(), Some(Command::Media { streams, .. }) if streams.len() == 1)
     );
-    world.sip.apply(key, Some(record));
-    assert_eq!(world.sip.next_command(), None);
-    world.sip.apply(key, None);
-    assert_eq!(
-        world.sip.next_command(),
-        Some(Command::Media {
-            key,
-            streams: vec![]
-        })
+    assert_eq!(pool.taken.len(), 2);
+}
+
+/// What the media plane was not told yet when ownership was lost, it is told: the committed table shows no difference.
+#[test]
+fn a_media_plan_that_was_on_its_way_survives_a_lost_lease() {
+    let mut settings = config(vec![target(BOB, 1)]);
+    settings.limits.calls = 1;
+    let mut recorded = pair(alice(), bob());
+    finish(&mut recorded);
+    let (realm, source, invite) = recorded.received[0].clone();
+    let mut sip = Sip::new(settings, 1);
+    let mut pool = Pool {
+        size: 20,
+        ..Pool::default()
+    };
+    sip.activate(1);
+    sip.handle_datagram(realm, source, invite, START, &mut pool);
+    let (key, record) = sip
+        .records()
+        .next()
+        .map(|(key, record)| (key, record.clone()))
+        .unwrap();
+    sip.deactivate(&mut Pool {
+        size: 20,
+        ..Pool::default()
+    });
+    sip.apply(key, Some(record), &mut pool);
+    let told = std::iter::from_fn(|| sip.next_command());
+    let told: Vec<_> = told.collect();
+    assert!(
+        matches!(told.as_slice(), [Command::Media { streams, .. }] if streams.len() == 1),
+        "{told:?}"
     );
 }
