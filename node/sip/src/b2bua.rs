@@ -117,7 +117,11 @@ pub(crate) fn step(record: &mut CallRecord, input: Input<'_>, context: &mut Cont
         Input::Timeout => time_out(record, context),
         Input::Takeover => take_over(record, context),
     }
+    let busy = !record.transactions.is_empty();
     tidy(record);
+    // Nothing shows that the last transaction of a call that is up has ended, but a standby that is not told keeps the
+    // messages of all of them, and with them half of the record, for as long as the call lasts.
+    context.effects.changed |= busy && record.transactions.is_empty();
     debug_assert!(invariants_hold(record), "{record:?}");
 }
 

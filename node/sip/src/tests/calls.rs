@@ -448,3 +448,21 @@ fn both_realms_may_be_ipv6() {
         "{invite}"
     );
 }
+
+/// What a standby keeps of a call that is up is its dialogs and its media, not the messages that set it up.
+#[test]
+fn the_log_forgets_the_transactions_of_a_call_that_is_up() {
+    let mut world = pair(alice(), bob());
+    world.run_for(Duration::from_secs(5));
+    let logged = |world: &World| {
+        let bytes = world.log.values().next().unwrap();
+        let record = crate::record::CallRecord::from_bytes(bytes).unwrap();
+        (record.transactions.len(), bytes.len())
+    };
+    let (during, size) = logged(&world);
+    assert!(during > 0);
+    world.run_for(Duration::from_secs(60));
+    let (after, smaller) = logged(&world);
+    assert_eq!(after, 0);
+    assert!(smaller * 2 < size, "{smaller} of {size} bytes");
+}
