@@ -6,10 +6,39 @@
 
 use std::collections::VecDeque;
 
-use tandem_replication_core::{Change, Restored, Write, WriteId};
+use tandem_replication_core::{
+    Change, Forced, Founders, ReplicaId, Restored, StoreId, Write, WriteId,
+};
+
+/// What an acknowledgement rests on (`[pair] durability`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Durability {
+    #[default]
+    Durable,
+    /// Term, vote and membership are synced; entries and rows are with the kernel.
+    Memory,
+}
+
+/// Who a store has become.
+#[derive(Clone, Debug)]
+pub(crate) struct Decided {
+    pub(crate) id: ReplicaId,
+    pub(crate) generation: u32,
+    /// Empty unless it founded the pair.
+    pub(crate) founders: Founders,
+}
+
+/// What a state directory says beside its log. It is durable before anything is done by it.
+#[derive(Clone, Debug)]
+pub(crate) struct Birth {
+    pub(crate) store: StoreId,
+    pub(crate) decided: Option<Decided>,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
+    pub(crate) birth: Option<Birth>,
+    durability: Durability,
     /// What a process finds.
     visible: Restored,
     /// What is left after a power cut.
@@ -21,6 +50,13 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    pub(crate) fn new(durability: Durability) -> Disk {
+        Disk {
+            durability,
+            ..Disk::default()
+        }
+    }
+
     /// What a starting process reads.
     pub(crate) fn restored(&self) -> Restored {
         assert!(self.pending.is_empty(), "a start follows a stop");
@@ -34,8 +70,11 @@ impl Disk {
     /// Executes everything up to this write, and syncs if one of them asks for it.
     pub(crate) fn complete(&mut self, id: WriteId) {
         while let Some(write) = self.pending.pop_front_if(|write| write.id <= id) {
+            let sync = match self.durability {
+                Durability::Durable => write.must_sync,
+                Durability::Memory => promises(&self.visible, &write),
+            };
             execute(&mut self.visible, write.clone());
-            let sync = write.must_sync;
             self.unsynced.push(write);
             if sync {
                 for write in self.unsynced.drain(..) {
@@ -76,13 +115,43 @@ impl Disk {
         self.visible = self.synced.clone();
     }
 
-    /// Highest log index that a power cut leaves.
-    pub(crate) fn synced_last(&self) -> u64 {
-        last(&self.synced)
+    /// An operator makes what the store holds the pair.
+    pub(crate) fn force(&mut self, Forced { id, generation }: Forced) {
+        assert!(self.pending.is_empty(), "forcing follows a stop");
+        if let Some(birth) = &mut self.birth {
+            birth.decided = Some(Decided {
+                id,
+                generation,
+                founders: Founders::new(),
+            });
+        }
+        if let Some(write) = self.visible.forced(id) {
+            execute(&mut self.visible, write);
+        }
+        self.synced = self.visible.clone();
+        self.unsynced.clear();
+    }
+
+    /// Highest log index that it has acknowledged.
+    pub(crate) fn acknowledged_last(&self) -> u64 {
+        match self.durability {
+            Durability::Durable => last(&self.synced),
+            Durability::Memory => last(&self.visible),
+        }
     }
 }
 
-fn last(state: &Restored) -> u64 {
+/// Whether a write holds what even memory mode puts on the disk: term, vote, membership.
+fn promises(state: &Restored, write: &Write) -> bool {
+    let before = (state.hard_state.term, state.hard_state.vote);
+    let changes_vote = write
+        .hard_state
+        .as_ref()
+        .is_some_and(|after| (after.term, after.vote) != before);
+    changes_vote || write.conf_state.is_some() || write.snapshot.is_some()
+}
+
+pub(crate) fn last(state: &Restored) -> u64 {
     state
         .entries
         .last()

@@ -69,6 +69,8 @@ pub(crate) enum Sighting<'a> {
     },
     /// A packet left a node through its gate.
     Emitted { node: usize, epoch: u64 },
+    /// An operator made what one store holds the pair: what was committed beyond `last` is lost, as was said.
+    Forced { last: u64, table: &'a Table },
     /// Nothing has been wrong for a while: machines, links, disks.
     Calm { witness: u64, standby: u64 },
     /// The run is over and everything was well at the end.

@@ -19,11 +19,15 @@ pub enum Safeguard {
     CommitBeforeReveal,
     /// An answer that claims something about the disk leaves when the disk has it.
     DiskBeforeAnswer,
+    /// An empty store asks who it is before it votes.
+    AskingFirst,
+    /// A store whose acknowledgements rested on a memory that is gone is not used again.
+    UncleanRefused,
 }
 
 impl Safeguard {
     /// All of them.
-    pub const ALL: [Safeguard; 8] = [
+    pub const ALL: [Safeguard; 10] = [
         Safeguard::LeaseBound,
         Safeguard::VoteRefusal,
         Safeguard::WitnessGate,
@@ -32,6 +36,8 @@ impl Safeguard {
         Safeguard::EpochCheck,
         Safeguard::CommitBeforeReveal,
         Safeguard::DiskBeforeAnswer,
+        Safeguard::AskingFirst,
+        Safeguard::UncleanRefused,
     ];
 
     /// The replica's switch, if the rule is the replica's.
@@ -45,7 +51,10 @@ impl Safeguard {
             Safeguard::ReleaseOrder => Sabotage::ReleaseOrder,
             Safeguard::BatchAssertion => Sabotage::BatchAssertion,
             Safeguard::DiskBeforeAnswer => Sabotage::DiskBeforeAnswer,
-            Safeguard::EpochCheck | Safeguard::CommitBeforeReveal => return None,
+            Safeguard::EpochCheck
+            | Safeguard::CommitBeforeReveal
+            | Safeguard::AskingFirst
+            | Safeguard::UncleanRefused => return None,
         })
     }
 }

@@ -2,8 +2,12 @@
 //! that a design was made for has a scenario of its own.
 
 mod address;
+mod certificates;
 mod double_failures;
+mod durability;
 mod leases;
+mod membership;
+mod operators;
 mod random;
 mod snapshots;
 mod transfers;
@@ -14,7 +18,7 @@ use std::time::Duration;
 use crate::clock::ms;
 use crate::invariants::{AddressConverges, Liveness};
 use crate::world::{Conditions, World};
-use crate::{A, B};
+use crate::{A, B, NODES};
 
 /// A play for one world.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +54,18 @@ pub const SCENARIOS: &[Scenario] = &[
     snapshots::FOLLOWER_FAR_BEHIND,
     snapshots::STALLED_DISK_UNDER_A_SNAPSHOT,
     snapshots::SNAPSHOT_DURING_TAKEOVER,
+    membership::STANDBY_LOSES_ITS_DISK,
+    membership::WITNESS_LOSES_ITS_DISK,
+    membership::ACTIVE_LOSES_ITS_DISK,
+    membership::CHANGE_UNDER_LOAD,
+    membership::WIPED_REPLICA_DOES_NOT_VOTE,
+    certificates::CERTIFIED_DEATH,
+    certificates::REPLAYED_CERTIFICATE,
+    durability::POWER_CUTS_IN_MEMORY_MODE,
+    durability::UNCLEAN_MEMORY_RESTART,
+    operators::LAST_MAN_STANDING,
+    operators::LAST_MAN_STANDING_REVERSED,
+    operators::FORCE_STALE_TAKEOVER,
     address::LATE_EFFECT_OF_A_FORMER_OWNER,
     address::API_AWAY_DURING_TAKEOVER,
 ];
@@ -98,6 +114,19 @@ fn expect_serving(world: &mut World, node: usize, within: Duration) -> Option<Du
     took
 }
 
+/// Everybody must become a voter that holds everything.
+fn expect_whole(world: &mut World) {
+    let whole = world.run_until(Liveness::WHOLE, |world| world.is_whole());
+    if whole.is_none() {
+        let statuses = NODES.map(|node| world.status(node));
+        world.violate(
+            Liveness::NAME,
+            format!("the pair does not become whole: {statuses:?}"),
+        );
+    }
+    world.run_for(ms(100));
+}
+
 /// Everything becomes whole; the pair must serve, take proposals, agree, have its address right, and let every call
 /// end as its phones meant it to.
 fn recover(world: &mut World) {
@@ -107,7 +136,7 @@ fn recover(world: &mut World) {
         let statuses = [A, B].map(|node| world.status(node));
         return world.violate(Liveness::NAME, format!("nobody serves: {statuses:?}"));
     }
-    world.run_for(ms(100));
+    expect_whole(world);
     let before = world.counts.confirmed;
     for node in [A, B] {
         let _ = world.propose(node, 20);

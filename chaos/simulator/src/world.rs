@@ -4,12 +4,16 @@
 //! each have a queue with a delay of its own, so what one has decided reaches the other later. A packet leaves only
 //! through the gate, by the machine's own clock.
 //!
+//! * [`birth`]: who a machine is at each start, and what lost disks and operators make of that.
 //! * [`faults`]: what can be done to it.
+//! * [`guard`]: certified deaths.
 //! * [`machine`]: a machine's parts.
 //! * [`execute`]: what becomes of the commands of its cores.
 
+mod birth;
 mod execute;
 mod faults;
+mod guard;
 mod machine;
 mod observe;
 
@@ -23,13 +27,15 @@ use rand::{Rng, SeedableRng};
 use tandem_engine::{Batch, Committed};
 use tandem_failover_core::Epoch;
 use tandem_failover_core::address::{Failure, ObservationId, OperationId, Source};
-use tandem_replication_core::eraftpb::Message;
-use tandem_replication_core::{Change, Limits, Profile, ReplicaId, WriteId};
+use tandem_replication_core::{
+    Change, Death, Envelope, Limits, OnSingle, Profile, ReplicaId, WriteId,
+};
 use tandem_sip::config::SipConfig;
 use tandem_sip::flow::RealmId;
 
 use self::machine::Machine;
 use crate::clock::{ms, wall};
+use crate::disk::{Decided, Durability};
 use crate::fabric::{Fabric, FabricKind};
 use crate::invariants::Invariants;
 use crate::lanes::{Lanes, sip_config};
@@ -41,6 +47,8 @@ use crate::{NODES, Safeguard};
 pub(crate) struct Conditions {
     pub(crate) profile: Profile,
     pub(crate) limits: Limits,
+    pub(crate) durability: Durability,
+    pub(crate) on_single: OnSingle,
     /// Callers, each with one call after another; 0 for a run without phones.
     pub(crate) lanes: usize,
     pub(crate) fabric: FabricKind,
@@ -78,6 +86,8 @@ impl Default for Conditions {
         Conditions {
             profile: Profile::Standard,
             limits: Limits::default(),
+            durability: Durability::Durable,
+            on_single: OnSingle::Stop,
             lanes: 2,
             fabric: FabricKind::Lan,
             delay_us: (80, 400),
@@ -146,7 +156,10 @@ enum Local {
         id: ObservationId,
         source: Source,
     },
-    PeerUp,
+    /// The link to this machine has come up.
+    PeerUp(usize),
+    /// Who this is has reached the disk.
+    Decided(Decided),
 }
 
 #[derive(Clone, Debug)]
@@ -154,7 +167,12 @@ enum Event {
     Message {
         from: usize,
         to: usize,
-        message: Box<Message>,
+        envelope: Box<Envelope>,
+    },
+    /// A death certificate. Its datagram has been sent: links are asked then.
+    Certificate {
+        node: usize,
+        death: Death,
     },
     Local {
         node: usize,
@@ -195,6 +213,10 @@ pub(crate) struct World {
     load: u64,
     /// Since when nothing has been wrong.
     calm_since: Option<Duration>,
+    /// When to look whether the membership is what it should be, if it may not be.
+    reforming: Option<Duration>,
+    /// Every death that a guard has certified.
+    deaths: Vec<Death>,
 }
 
 /// How much of what a run is for has happened in it.
@@ -211,6 +233,8 @@ pub struct Counts {
     pub packets: u64,
     pub crashes: u64,
     pub power_cuts: u64,
+    pub disks_lost: u64,
+    pub deaths_certified: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -227,6 +251,8 @@ impl std::ops::AddAssign for Counts {
             packets,
             crashes,
             power_cuts,
+            disks_lost,
+            deaths_certified,
         } = other;
         self.takeovers += takeovers;
         self.leases += leases;
@@ -239,13 +265,16 @@ impl std::ops::AddAssign for Counts {
         self.packets += packets;
         self.crashes += crashes;
         self.power_cuts += power_cuts;
+        self.disks_lost += disks_lost;
+        self.deaths_certified += deaths_certified;
     }
 }
 
 impl World {
     pub(crate) fn new(seed: u64, conditions: Conditions, traced: bool) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
-        let machines = NODES.map(|_| Machine::new(&mut rng)).into_iter().collect();
+        let machine = |_| Machine::new(&mut rng, conditions.durability);
+        let machines = NODES.map(machine).into_iter().collect();
         let lanes = Lanes::new(conditions.lanes, &mut rng);
         let mut world = World {
             now: Duration::ZERO,
@@ -264,6 +293,8 @@ impl World {
             phones_due: None,
             load: 0,
             calm_since: Some(Duration::ZERO),
+            reforming: Some(Duration::ZERO),
+            deaths: Vec::new(),
         };
         for node in NODES {
             world.start(node);
@@ -346,7 +377,9 @@ impl World {
     /// The machine whose process has to run for this event to take place.
     fn node_of(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Message { to: node, .. } | Event::Local { node, .. } => Some(*node),
+            Event::Message { to: node, .. }
+            | Event::Local { node, .. }
+            | Event::Certificate { node, .. } => Some(*node),
             Event::Packet { .. } | Event::Phones | Event::Withdraw { .. } => None,
         }
     }
@@ -366,13 +399,14 @@ impl World {
                 let machine = &self.machines[*node];
                 *life != machine.life || machine.process.is_some()
             }
-            Event::Packet { .. } | Event::Phones => false,
+            Event::Packet { .. } | Event::Phones | Event::Certificate { .. } => false,
         }
     }
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Message { from, to, message } => self.deliver(from, to, *message),
+            Event::Message { from, to, envelope } => self.deliver(from, to, *envelope),
+            Event::Certificate { node, death } => self.bury(node, death),
             Event::Local { node, what, .. } => self.happen(node, what),
             Event::Packet { from, to, bytes } => self.packet(from, to, bytes),
             Event::Phones => self.phones(),

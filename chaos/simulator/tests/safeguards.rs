@@ -14,7 +14,7 @@ struct Proof {
     violated: &'static [&'static str],
 }
 
-const PROOFS: [Proof; 8] = [
+const PROOFS: [Proof; 10] = [
     Proof {
         without: Safeguard::LeaseBound,
         scenario: "isolated-active",
@@ -61,13 +61,25 @@ const PROOFS: [Proof; 8] = [
     },
     Proof {
         without: Safeguard::DiskBeforeAnswer,
-        scenario: "random",
-        seeds: 50,
+        scenario: "answer-on-one-disk",
+        seeds: 10,
         violated: &[
             "promises",
             "no conflicting commit",
             "acknowledged call present at takeover",
         ],
+    },
+    Proof {
+        without: Safeguard::AskingFirst,
+        scenario: "wiped-replica-does-not-vote",
+        seeds: 5,
+        violated: &["promises"],
+    },
+    Proof {
+        without: Safeguard::UncleanRefused,
+        scenario: "unclean-memory-restart",
+        seeds: 5,
+        violated: &["promises"],
     },
 ];
 

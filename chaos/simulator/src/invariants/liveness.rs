@@ -16,4 +16,8 @@ impl Liveness {
     /// its start (100 ms), the witness may have to lead first (200 ms of silence) and hand on, a replica far behind
     /// may need a snapshot, and a disk that stalled has to come back.
     pub(crate) const BOUND: Duration = ms(2000);
+
+    /// From then until every machine is a voter that holds everything. Who the active is travels in hellos: a lost one
+    /// is repeated after a second. A new incarnation is heard, added, sent a snapshot and given its vote.
+    pub(crate) const WHOLE: Duration = ms(4000);
 }

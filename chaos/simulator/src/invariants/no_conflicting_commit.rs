@@ -23,6 +23,7 @@ impl Invariant for NoConflictingCommit {
             Sighting::Started { node, applied } => {
                 self.applied.insert(*node, *applied);
             }
+            Sighting::Forced { last, .. } => self.committed.retain(|index, _| index <= last),
             Sighting::Replica {
                 node,
                 command: Command::Restored { index },

@@ -42,6 +42,11 @@ impl Invariant for Promises {
                 command,
                 table,
             } => self.command(*node, command, table),
+            Sighting::Forced { table, .. } => {
+                self.confirmed
+                    .retain(|key| table.contains_key(key.as_slice()));
+                Ok(())
+            }
             Sighting::End { table, .. } => self.complete("the pair", table),
             _ => Ok(()),
         }

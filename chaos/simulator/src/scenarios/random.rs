@@ -7,6 +7,7 @@ use tandem_replication_core::{Limits, Profile};
 
 use super::{Scenario, recover};
 use crate::clock::ms;
+use crate::disk::Durability;
 use crate::fabric::FabricKind;
 use crate::world::{Conditions, World};
 use crate::{A, B, NODES, WITNESS};
@@ -22,19 +23,26 @@ pub(super) const RANDOM: Scenario = Scenario {
 const FAULTS: usize = 16;
 
 fn conditions(seed: u64) -> Conditions {
-    let profile = if seed.is_multiple_of(4) {
-        Profile::Fast
-    } else {
-        Profile::Standard
+    let profile = match seed % 8 {
+        0 => Profile::Fast,
+        4 => Profile::Turbo,
+        _ => Profile::Standard,
     };
     let fabric = if seed.is_multiple_of(2) {
         FabricKind::Ec2
     } else {
         FabricKind::Lan
     };
+    // Coprime to the others, so that each goes with each.
+    let durability = if seed.is_multiple_of(5) {
+        Durability::Memory
+    } else {
+        Durability::Durable
+    };
     Conditions {
         profile,
         fabric,
+        durability,
         // Small enough that a replica that was away needs a snapshot now and then.
         limits: Limits {
             log_entries: 48,
@@ -65,10 +73,11 @@ fn play(world: &mut World) {
 fn fault(world: &mut World) {
     let node = world.rng.random_range(A..=WITNESS);
     let other = (node + world.rng.random_range(1..=2)) % 3;
-    match world.rng.random_range(0..18) {
+    match world.rng.random_range(0..23) {
         0 | 1 if world.is_up(node) => world.crash(node),
-        2 if world.is_up(node) => world.power_cut(node),
-        0..=2 => world.start(node),
+        2 | 20 if world.is_up(node) && may_lose_power(world) => world.power_cut(node),
+        2 | 20 if world.is_up(node) => {}
+        0..=2 | 20 => world.start(node),
         3 => world.isolate(node),
         4 => world.cut(node, other),
         5 => world.cut_one_way(node, other),
@@ -101,9 +110,26 @@ fn fault(world: &mut World) {
             world.conditions.api_cut.insert(node);
             world.conditions.throttled = world.rng.random_range(0.0..0.5);
         }
+        16 | 17 if world.is_up(node) && world.is_whole() => world.lose_disk(node),
+        18 if world.is_up(node) => {
+            world.die(node);
+            if world.rng.random_bool(0.5) {
+                world.start(node);
+            }
+        }
+        19 => world.replay_a_death(node),
         _ => heal(world),
     }
     world.disturb();
+}
+
+/// What was acknowledged from memory is promised to survive one power cut, and the next only when the first is made
+/// good.
+fn may_lose_power(world: &World) -> bool {
+    match world.conditions.durability {
+        Durability::Durable => true,
+        Durability::Memory => world.is_whole(),
+    }
 }
 
 fn heal(world: &mut World) {

@@ -7,9 +7,11 @@ use tandem_failover_core::Transition;
 use tandem_failover_core::address::{
     Command as AddressCommand, Failure, FailureKind, ObservationId, OperationId, Source,
 };
-use tandem_replication_core::eraftpb::Message;
-use tandem_replication_core::{Command, MessageClass, ReplicaId, Write};
+use tandem_replication_core::{
+    Command, Envelope, Greeting, MessageClass, PeerMessage, Replica, ReplicaId, Write,
+};
 
+use super::machine::Party;
 use super::{Event, Local, Timer, ToEngine, ToReplica, World, first_line};
 use crate::clock::ms;
 use crate::fabric::{FabricKind, failure};
@@ -17,17 +19,24 @@ use crate::invariants::Sighting;
 use crate::{A, B, SLOTS};
 
 impl World {
-    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) {
+    pub(super) fn deliver(&mut self, from: usize, to: usize, envelope: Envelope) {
         let now = self.machines[to].clock.boot(self.now);
-        let Some(process) = &mut self.machines[to].process else {
-            return;
-        };
-        self.trace.note(self.now, || {
-            let (kind, term, index) = (message.get_msg_type(), message.term, message.index);
-            let entries = message.entries.len();
-            format!("{from} -> {to}: {kind:?} term {term} index {index} entries {entries}")
+        self.trace.note(self.now, || match &envelope.message {
+            PeerMessage::Hello(hello) => format!("{from} -> {to}: {:?}", hello.standing),
+            PeerMessage::Raft(message) => {
+                let (kind, term, index) = (message.get_msg_type(), message.term, message.index);
+                let entries = message.entries.len();
+                format!("{from} -> {to}: {kind:?} term {term} index {index} entries {entries}")
+            }
         });
-        process.replica.handle_message(message, now);
+        let machine = &mut self.machines[to];
+        if let Some(replica) = machine.replica_mut() {
+            replica.handle_envelope(envelope, now);
+        } else if let Some(founding) = machine.founding_mut()
+            && let PeerMessage::Hello(hello) = envelope.message
+        {
+            founding.handle_hello(hello, now);
+        }
         self.execute_replica(to);
         self.arm(to);
     }
@@ -37,30 +46,35 @@ impl World {
         if let Local::Timer(timer, _) = &what {
             self.machines[node].armed[*timer as usize] = None;
         }
-        let Some(process) = &mut self.machines[node].process else {
-            return;
-        };
+        let machine = &mut self.machines[node];
         match what {
             Local::Persisted(write) => {
-                self.machines[node].disk.complete(write);
-                if let Some(process) = &mut self.machines[node].process {
-                    process.replica.handle_persisted(write, now);
+                machine.disk.complete(write);
+                if let Some(replica) = machine.replica_mut() {
+                    replica.handle_persisted(write, now);
                 }
                 self.execute_replica(node);
             }
             Local::Timer(Timer::Replica, _) => {
-                process.replica.handle_timeout(now);
+                if let Some(replica) = machine.replica_mut() {
+                    replica.handle_timeout(now);
+                } else if let Some(founding) = machine.founding_mut() {
+                    founding.handle_timeout(now);
+                }
                 self.execute_replica(node);
             }
             Local::SnapshotSent { to, ok } => {
-                process.replica.handle_snapshot_sent(to, ok, now);
+                if let Some(replica) = machine.replica_mut() {
+                    replica.handle_snapshot_sent(to, ok, now);
+                }
                 self.execute_replica(node);
             }
+            Local::Decided(decided) => self.begin(node, decided),
             Local::ToReplica(request) => self.ask_replica(node, request, now),
             Local::Timer(Timer::Engine, _) => self.execute_engine(node),
             Local::ToEngine(input) => self.tell_engine(node, input),
             Local::Timer(Timer::Address, _) => {
-                if let Some(data) = &mut process.data {
+                if let Some(data) = machine.data_mut() {
                     data.address.handle_timeout(now);
                 }
                 self.execute_address(node);
@@ -69,44 +83,56 @@ impl World {
                 self.address_done(node, id, claim, result, now);
             }
             Local::AddressSeen { id, source } => self.address_seen(node, id, source, now),
-            Local::PeerUp => {
-                if let Some(data) = &mut process.data {
-                    data.address.handle_heal(now);
-                }
-                self.execute_address(node);
-            }
+            Local::PeerUp(peer) => self.peer_up(node, peer, now),
         }
         self.arm(node);
+    }
+
+    fn peer_up(&mut self, node: usize, peer: usize, now: Duration) {
+        if self.conditions.cut.contains(&(node, peer)) || !self.is_up(peer) {
+            return;
+        }
+        let machine = &mut self.machines[node];
+        if let Some(replica) = machine.replica_mut() {
+            replica.handle_peer_up(SLOTS[peer], now);
+        } else if let Some(founding) = machine.founding_mut() {
+            founding.handle_peer_up(SLOTS[peer], now);
+        }
+        if let Some(data) = machine.data_mut() {
+            data.address.handle_heal(now);
+        }
+        self.execute_replica(node);
+        self.execute_address(node);
     }
 
     // The replica's thread.
 
     fn ask_replica(&mut self, node: usize, request: ToReplica, now: Duration) {
-        let Some(process) = &mut self.machines[node].process else {
-            return;
-        };
+        let other = self.id_of((A + B).abs_diff(node));
+        let replica = self.machines[node].replica_mut();
         match request {
             ToReplica::Propose { batch, changes } => {
                 let key = changes.last().map(|change| change.key().clone());
-                match process.replica.propose(changes, now) {
-                    Ok(proposal) => {
-                        process.batches.insert(proposal, batch);
-                        // Deleted again by the change that ends its call: only what is put for ever is watched.
-                        let key = key.filter(|key| key.first() == Some(&b'd'));
-                        let key = key.unwrap_or_else(|| b"o".as_slice().into());
-                        let key = key.as_ref();
-                        self.see(Sighting::Proposed {
-                            node,
-                            proposal,
-                            key,
-                        });
-                    }
-                    Err(_) => self.queue_for_engine(node, ToEngine::Refused(batch)),
+                let proposed = replica.map(|replica| replica.propose(changes, now));
+                let Some(Ok(proposal)) = proposed else {
+                    return self.queue_for_engine(node, ToEngine::Refused(batch));
+                };
+                if let Some(process) = &mut self.machines[node].process {
+                    process.batches.insert(proposal, batch);
                 }
+                // Deleted again by the change that ends its call: only what is put for ever is watched.
+                let key = key.filter(|key| key.first() == Some(&b'd'));
+                let key = key.unwrap_or_else(|| b"o".as_slice().into());
+                let key = key.as_ref();
+                self.see(Sighting::Proposed {
+                    node,
+                    proposal,
+                    key,
+                });
             }
             ToReplica::Transfer { epoch } => {
-                let other = World::id(A + B - node);
-                if process.replica.transfer(other, now).is_err() {
+                let asked = replica.map(|replica| replica.transfer(other, now));
+                if !matches!(asked, Some(Ok(()))) {
                     self.queue_for_engine(node, ToEngine::TransferRefused(epoch));
                 }
             }
@@ -115,13 +141,23 @@ impl World {
     }
 
     pub(super) fn execute_replica(&mut self, node: usize) {
-        while let Some(process) = &mut self.machines[node].process
-            && let Some(command) = process.replica.next_command()
+        self.ask(node);
+        while let Some(command) = self.machines[node]
+            .replica_mut()
+            .and_then(Replica::next_command)
         {
             self.see_command(node, &command);
             match command {
-                Command::Send { to, message, class } => self.transmit(node, to, message, class),
-                Command::Greet(_) => {}
+                Command::Send { to, message, class } => {
+                    let generation = self.replica(node).map_or(0, Replica::generation);
+                    let message = PeerMessage::Raft(message);
+                    let envelope = Envelope {
+                        generation,
+                        message,
+                    };
+                    self.transmit(node, to, envelope, class);
+                }
+                Command::Greet(greeting) => self.greet(node, greeting),
                 Command::Persist(write) => self.persist(node, write),
                 Command::Applied {
                     proposal, changes, ..
@@ -138,7 +174,7 @@ impl World {
                     }
                 }
                 Command::Restored { .. } => {
-                    let table = self.table(node).cloned().unwrap_or_default();
+                    let table = self.node_table(node);
                     self.committed(node, Committed::Restored { table });
                 }
                 Command::Role(role) => {
@@ -168,7 +204,13 @@ impl World {
         self.local(node, delay, Local::Persisted(id));
     }
 
-    fn transmit(&mut self, from: usize, to: ReplicaId, message: Message, class: MessageClass) {
+    /// Like every message a hello goes to a slot's machine, whoever is there.
+    pub(super) fn greet(&mut self, from: usize, Greeting { to, hello }: Greeting) {
+        let envelope = Envelope::hello(hello);
+        self.transmit(from, ReplicaId::first(to), envelope, MessageClass::Datagram);
+    }
+
+    fn transmit(&mut self, from: usize, to: ReplicaId, envelope: Envelope, class: MessageClass) {
         let Some(target) = SLOTS.iter().position(|slot| *slot == to.slot()) else {
             return;
         };
@@ -181,13 +223,13 @@ impl World {
             }
             sent = true;
             let delay = self.micros(self.conditions.delay_us);
-            let message = Box::new(message.clone());
+            let envelope = Box::new(envelope.clone());
             self.after(
                 delay,
                 Event::Message {
                     from,
                     to: target,
-                    message,
+                    envelope,
                 },
             );
         }
@@ -289,7 +331,7 @@ impl World {
                     self.execute_address(node);
                 }
                 EngineCommand::Reread => {
-                    let table = self.table(node).cloned().unwrap_or_default();
+                    let table = self.node_table(node);
                     let now = self.engine_now(node);
                     if let Some(data) = self.machines[node].data_mut() {
                         data.engine.handle_restored(table, now);
@@ -456,7 +498,11 @@ impl World {
         let Some(process) = &self.machines[node].process else {
             return;
         };
-        let replica = Some(process.replica.poll_timeout().0);
+        let replica = match &process.party {
+            Party::Asking(founding) => Some(founding.poll_timeout()),
+            Party::Deciding(_) => None,
+            Party::Replica(replica) => Some(replica.poll_timeout().0),
+        };
         let data = process.data.as_ref();
         let engine = data
             .and_then(|data| data.engine.poll_timeout(engine_now))

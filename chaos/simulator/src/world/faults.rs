@@ -1,25 +1,19 @@
 //! What can be done to the world, and asked of it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::Rng;
-use tandem_engine::{Engine, Settings};
-use tandem_failover_core::AddressEngine;
-use tandem_replication_core::{
-    Config, OnSingle, Origin, ProposeError, Replica, ReplicaId, Restored, Role, Status, Table,
-    TransferError, Versions,
-};
-
+use tandem_replication_core::{ProposeError, Replica, Role, Status, Table, TransferError};
 use tandem_sip::record::Phase;
 
-use super::machine::{Data, Process};
-use super::{Event, Local, ToEngine, World};
+use super::{Event, World};
+#[cfg(feature = "sabotage")]
+use crate::Safeguard;
 use crate::clock::ms;
+use crate::disk::Durability;
 use crate::invariants::{Sighting, Violation};
-use crate::lanes::media_ports;
 use crate::table::load;
-use crate::{A, B, NODES, SLOTS, Safeguard};
+use crate::{A, B, NODES};
 
 /// From the death of a process until its guard has taken the address off.
 const WITHDRAWAL: Duration = ms(3);
@@ -27,103 +21,13 @@ const WITHDRAWAL: Duration = ms(3);
 impl World {
     // Faults.
 
-    pub(crate) fn start(&mut self, node: usize) {
-        assert!(!self.is_up(node), "node {node} is up");
-        let restored = self.machines[node].disk.restored();
-        let config = Config {
-            id: World::id(node),
-            voters: NODES.map(World::id).to_vec(),
-            profile: self.conditions.profile,
-            limits: self.conditions.limits,
-            seed: self.rng.random(),
-            // Nobody loses a disk here, so nobody has to say who it is.
-            others: BTreeSet::new(),
-            origin: Origin::default(),
-            on_single: OnSingle::Stop,
-            versions: Versions::SUPPORTED,
-        };
-        let boot = self.machines[node].clock.boot(self.now);
-        let founds = restored == Restored::default();
-        let (applied, table) = (restored.applied, restored.table.clone());
-        let mut replica = Replica::new(config, restored, boot).expect("the disk is consistent");
-        let applied = if founds {
-            replica.status().applied
-        } else {
-            applied
-        };
-        self.without(&mut replica);
-        self.trace.note(self.now, || {
-            format!("node {node} starts, applied {applied}")
-        });
-        self.see(Sighting::Started { node, applied });
-        let data = SLOTS[node].is_data().then(|| self.data_parts(node, boot));
-        let machine = &mut self.machines[node];
-        machine.life += 1;
-        machine.armed = [None; 3];
-        machine.disk_free_at = self.now;
-        machine.process = Some(Process {
-            replica,
-            batches: BTreeMap::new(),
-            engine_queue: self.now,
-            replica_queue: self.now,
-            data,
-        });
-        let restored = tandem_engine::Committed::Restored { table };
-        self.queue_for_engine(node, ToEngine::Committed(restored));
-        self.execute_replica(node);
-        self.execute_address(node);
-        self.arm(node);
-        for peer in NODES {
-            let up = Local::PeerUp;
-            self.local(peer, ms(1), up);
-        }
-    }
-
-    fn data_parts(&mut self, node: usize, boot: Duration) -> Data {
-        #[cfg_attr(not(feature = "sabotage"), expect(unused_mut))]
-        let mut engine = Engine::new(Settings {
-            slot: SLOTS[node],
-            sip: self.config.clone(),
-            media_ports: media_ports(self.conditions.lanes),
-            seed: self.rng.random(),
-        });
-        #[cfg(feature = "sabotage")]
-        match self.conditions.without {
-            Some(Safeguard::CommitBeforeReveal) => engine.reveal_at_once(),
-            Some(Safeguard::EpochCheck) => engine.ownership_mut().ignore_epochs(),
-            _ => {}
-        }
-        let address = AddressEngine::new(self.fabric.address_config(), self.rng.random(), boot);
-        Data {
-            engine,
-            address,
-            operation: None,
-            gate: None,
-            epoch: 0,
-        }
-    }
-
-    #[cfg(feature = "sabotage")]
-    fn without(&self, replica: &mut Replica) {
-        if let Some(sabotage) = self.conditions.without.and_then(Safeguard::of_replica) {
-            replica.sabotage(sabotage);
-        }
-    }
-
-    #[cfg(not(feature = "sabotage"))]
-    fn without(&self, _replica: &mut Replica) {
-        assert_eq!(
-            self.conditions.without, None::<Safeguard>,
-            "built without the switches"
-        );
-    }
-
     /// The process dies; the machine stays. Of the writes in flight a random number of the first ones survive.
     pub(crate) fn crash(&mut self, node: usize) {
         let survivors = self
             .rng
             .random_range(0..=self.machines[node].disk.pending());
         self.machines[node].disk.crash(survivors);
+        self.keep_decision(node);
         self.counts.crashes += 1;
         self.stop(node, "crashes");
         let life = self.machines[node].life;
@@ -136,6 +40,8 @@ impl World {
             .rng
             .random_range(0..=self.machines[node].disk.at_risk());
         self.machines[node].disk.power_cut(survivors);
+        self.keep_decision(node);
+        self.machines[node].unclean = self.conditions.durability == Durability::Memory;
         self.counts.power_cuts += 1;
         self.stop(node, "loses power");
         self.fabric.remove_local(node);
@@ -201,7 +107,7 @@ impl World {
         conditions.delay_us = (80, 400);
         self.disturb();
         for node in NODES {
-            self.local(node, ms(1), Local::PeerUp);
+            self.link_up(node);
         }
     }
 
@@ -228,10 +134,10 @@ impl World {
         let change = load(self.load, bytes);
         let key = change.key().clone();
         let now = self.machines[node].clock.boot(self.now);
-        let Some(process) = &mut self.machines[node].process else {
+        let Some(replica) = self.machines[node].replica_mut() else {
             return Err(ProposeError::NotLeader { leader: None });
         };
-        let proposed = process.replica.propose(vec![change], now);
+        let proposed = replica.propose(vec![change], now);
         if let Ok(proposal) = proposed {
             let key = key.as_ref();
             self.see(Sighting::Proposed {
@@ -248,10 +154,11 @@ impl World {
     /// Asks the replica for a transfer behind the engine's back.
     pub(crate) fn transfer(&mut self, from: usize, to: usize) -> Result<(), TransferError> {
         let now = self.machines[from].clock.boot(self.now);
-        let Some(process) = &mut self.machines[from].process else {
+        let to = self.id_of(to);
+        let Some(replica) = self.machines[from].replica_mut() else {
             return Err(TransferError::NotLeader);
         };
-        let result = process.replica.transfer(World::id(to), now);
+        let result = replica.transfer(to, now);
         self.execute_replica(from);
         self.arm(from);
         result
@@ -280,16 +187,12 @@ impl World {
 
     // Questions.
 
-    pub(crate) fn id(node: usize) -> ReplicaId {
-        ReplicaId::first(SLOTS[node])
-    }
-
     pub(crate) fn is_up(&self, node: usize) -> bool {
         self.machines[node].process.is_some()
     }
 
     pub(crate) fn replica(&self, node: usize) -> Option<&Replica> {
-        Some(&self.machines[node].process.as_ref()?.replica)
+        self.machines[node].replica()
     }
 
     pub(crate) fn status(&self, node: usize) -> Option<Status> {
@@ -298,6 +201,13 @@ impl World {
 
     pub(crate) fn table(&self, node: usize) -> Option<&Table> {
         self.replica(node).map(Replica::table)
+    }
+
+    /// What the node is shown of it.
+    pub(super) fn node_table(&self, node: usize) -> Table {
+        self.replica(node)
+            .map(Replica::node_table)
+            .unwrap_or_default()
     }
 
     /// Whether a packet would leave this node now.

@@ -8,10 +8,10 @@ use rand::rngs::StdRng;
 use tandem_engine::{Batch, Engine};
 use tandem_failover_core::AddressEngine;
 use tandem_failover_core::address::OperationId;
-use tandem_replication_core::{ProposalId, Replica};
+use tandem_replication_core::{Founding, ProposalId, Replica};
 
 use crate::clock::{MachineClock, ms};
-use crate::disk::Disk;
+use crate::disk::{Decided, Disk, Durability};
 
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -26,17 +26,31 @@ pub(super) struct Machine {
     pub(super) armed: [Option<Duration>; 3],
     pub(super) paused_until: Duration,
     pub(super) disk_free_at: Duration,
+    /// What its store acknowledged from memory went with a power cut: the store is refused.
+    pub(super) unclean: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Process {
-    pub(super) replica: Replica,
+    pub(super) party: Party,
+    /// Drawn at each start; hellos carry it.
+    pub(super) origin_life: u64,
     /// Proposals of the engine that are neither applied nor dropped.
     pub(super) batches: BTreeMap<ProposalId, Batch>,
     /// When the last item of the queue to the engine arrives: queues keep their order.
     pub(super) engine_queue: Duration,
     pub(super) replica_queue: Duration,
     pub(super) data: Option<Data>,
+}
+
+/// What the Raft thread drives.
+#[derive(Debug)]
+pub(super) enum Party {
+    /// The store is empty: the others are asked who this is.
+    Asking(Founding),
+    /// That is known and on its way to the disk.
+    Deciding(Decided),
+    Replica(Box<Replica>),
 }
 
 /// What a data node has besides.
@@ -53,20 +67,42 @@ pub(super) struct Data {
 }
 
 impl Machine {
-    pub(super) fn new(rng: &mut StdRng) -> Machine {
+    pub(super) fn new(rng: &mut StdRng, durability: Durability) -> Machine {
         Machine {
             clock: MachineClock {
                 offset: Duration::from_secs(rng.random_range(10..100_000)),
                 drift_ppm: rng.random_range(-200..=200),
                 wall_ahead: ms(rng.random_range(0..5)),
             },
-            disk: Disk::default(),
+            disk: Disk::new(durability),
             process: None,
             life: 0,
             timers: [0; 3],
             armed: [None; 3],
             paused_until: Duration::ZERO,
             disk_free_at: Duration::ZERO,
+            unclean: false,
+        }
+    }
+
+    pub(super) fn replica(&self) -> Option<&Replica> {
+        match &self.process.as_ref()?.party {
+            Party::Replica(replica) => Some(replica),
+            Party::Asking(_) | Party::Deciding(_) => None,
+        }
+    }
+
+    pub(super) fn replica_mut(&mut self) -> Option<&mut Replica> {
+        match &mut self.process.as_mut()?.party {
+            Party::Replica(replica) => Some(replica),
+            Party::Asking(_) | Party::Deciding(_) => None,
+        }
+    }
+
+    pub(super) fn founding_mut(&mut self) -> Option<&mut Founding> {
+        match &mut self.process.as_mut()?.party {
+            Party::Asking(founding) => Some(founding),
+            Party::Deciding(_) | Party::Replica(_) => None,
         }
     }
 

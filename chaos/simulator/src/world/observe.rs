@@ -13,6 +13,9 @@ use crate::{A, B, NODES, WITNESS};
 /// After so long without a fault, what was late has arrived. Longer than the witness gate waits for a slow standby.
 const CALM_AFTER: Duration = ms(300);
 
+/// How often it is looked whether everybody is a voter again.
+const REFORMING_BEAT: Duration = ms(5);
+
 impl World {
     pub(super) fn see(&mut self, sighting: Sighting<'_>) {
         self.invariants.see(&sighting, self.now, self.steps);
@@ -29,10 +32,10 @@ impl World {
             steps,
             ..
         } = self;
-        let Some(process) = &machines[node].process else {
+        let machine = &machines[node];
+        let (Some(replica), Some(data)) = (machine.replica(), machine.data()) else {
             return;
         };
-        let Some(data) = &process.data else { return };
         let owner = data.engine.ownership().owner;
         let node_of = |slot| match slot {
             tandem_failover_core::Slot::A => A,
@@ -52,7 +55,7 @@ impl World {
             epoch: data.epoch,
             owner: owner.map(|(slot, epoch)| (node_of(slot), epoch.0)),
             serves,
-            table: process.replica.table(),
+            table: replica.table(),
             calls: &lanes.calls,
         };
         invariants.see(&sighting, *now, *steps);
@@ -63,6 +66,7 @@ impl World {
             machines,
             invariants,
             counts,
+            reforming,
             now,
             steps,
             ..
@@ -73,18 +77,20 @@ impl World {
                 counts.witness_led += u64::from(node == WITNESS);
             }
             Command::Restored { .. } => counts.snapshots += 1,
+            // A change of the membership: the witness may be ahead of a standby that is no voter yet.
+            Command::Persist(write) if write.conf_state.is_some() => *reforming = Some(*now),
             Command::Applied {
                 proposal: Some(_), ..
             } => counts.confirmed += 1,
             _ => {}
         }
-        let Some(process) = &machines[node].process else {
+        let Some(replica) = machines[node].replica() else {
             return;
         };
         let sighting = Sighting::Replica {
             node,
             command,
-            table: process.replica.table(),
+            table: replica.table(),
         };
         invariants.see(&sighting, *now, *steps);
     }
@@ -120,6 +126,14 @@ impl World {
             self.calm_since = None;
             return;
         }
+        if let Some(look_at) = self.reforming {
+            if self.now >= look_at {
+                let whole = self.is_whole();
+                self.reforming = (!whole).then_some(self.now + REFORMING_BEAT);
+            }
+            self.calm_since = None;
+            return;
+        }
         let since = *self.calm_since.get_or_insert(self.now);
         if self.now < since + CALM_AFTER {
             return;
@@ -129,8 +143,8 @@ impl World {
             return;
         };
         self.see(Sighting::Calm {
-            witness: self.machines[WITNESS].disk.synced_last(),
-            standby: self.machines[standby].disk.synced_last(),
+            witness: self.machines[WITNESS].disk.acknowledged_last(),
+            standby: self.machines[standby].disk.acknowledged_last(),
         });
     }
 }
