@@ -33,31 +33,6 @@ fn alone_without(world: &mut World, gone: usize) {
 }
 
 #[test]
-fn the_active_survives_the_loss_of_both_others_in_either_order() {
-    for (seed, first, second) in [(0, B, WITNESS), (1, WITNESS, B)] {
-        let mut world = serving(seed);
-        alone_without(&mut world, first);
-        world.crash(second);
-        let acknowledged = world.invariants.acknowledged.len();
-        work(&mut world, ms(2000));
-        assert!(world.is_serving(A));
-        assert!(world.invariants.acknowledged.len() > acknowledged + 900);
-        // Its own restart is survived too: it needs nobody.
-        world.crash(A);
-        world.start(A);
-        world
-            .run_until(ms(500), |world| world.is_serving(A))
-            .unwrap();
-        world.start(first);
-        work(&mut world, ms(1500));
-        assert!(is_alone(&world, A), "two voters would be worse than one");
-        world.start(second);
-        work_until_whole(&mut world, [1; 3]);
-        assert!(!is_alone(&world, A));
-    }
-}
-
-#[test]
 fn without_it_the_second_loss_stops_the_active() {
     for (seed, first, second) in [(2, B, WITNESS), (3, WITNESS, B)] {
         let mut world = settled(seed, Conditions::default());

@@ -6,7 +6,6 @@ use rand::Rng;
 
 use super::disk::Disk;
 use super::{A, B, Node, SLOTS, WITNESS, World, others};
-use crate::sabotage::Sabotage;
 use crate::{
     Config, Decision, ForceError, Forced, Founders, Founding, Origin, Replica, ReplicaId, Restored,
     StoreId,
@@ -45,11 +44,9 @@ impl World {
         self.nodes[node].life += 1;
         self.nodes[node].disk_free_at = self.now;
         let store = StoreId(self.rng.random());
-        let forgets = self.conditions.forgets_disk_loss;
-        let old_rule = (World::id(node), 0, Founders::new());
         let birth = self.nodes[node].birth.get_or_insert(Birth {
             store,
-            decided: forgets.then_some(old_rule),
+            decided: None,
         });
         if birth.decided.is_some() {
             self.start_replica(node);
@@ -100,10 +97,7 @@ impl World {
         };
         self.invariants.started(node, applied);
         let now = self.local_now(node);
-        let mut replica = Replica::new(config, restored, now).expect("the disk is consistent");
-        if self.conditions.forgets_promise {
-            replica.sabotage(Sabotage::VoteRefusal);
-        }
+        let replica = Replica::new(config, restored, now).expect("the disk is consistent");
         self.nodes[node].replica = Some(replica);
     }
 

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use rand::Rng;
-
 use super::directed::{assert_sound, percentile, settled};
 use super::{A, B, Conditions, Event, WITNESS, World, ms};
 use crate::{Counters, Death, ReplicaId, Role, Slot};
@@ -17,7 +15,6 @@ impl World {
     pub(super) fn die(&mut self, node: usize) -> Death {
         let death = self.death(node);
         self.crash(node);
-        self.deaths.push(death);
         for other in others(node) {
             for repeat in REPEATS_MS {
                 self.certify(node, other, death, ms(repeat));
@@ -40,19 +37,10 @@ impl World {
     }
 
     fn certify(&mut self, from: usize, to: usize, death: Death, after: Duration) {
-        let lost =
-            self.conditions.cut.contains(&(from, to)) || self.rng.random_bool(self.conditions.loss);
+        let lost = self.conditions.cut.contains(&(from, to));
         let delay = after + self.micros(self.conditions.delay_us);
         if !lost {
             self.after(delay, Event::Certificate { node: to, death });
-        }
-    }
-
-    /// Somebody who has recorded certificates sends an old one again.
-    pub(super) fn replay_a_death(&mut self, node: usize) {
-        if !self.deaths.is_empty() {
-            let death = self.deaths[self.rng.random_range(0..self.deaths.len())];
-            self.after(Duration::ZERO, Event::Certificate { node, death });
         }
     }
 
@@ -192,43 +180,6 @@ fn only_the_exact_epoch_of_the_leader_followed_is_released() {
         assert_eq!(refused, expected, "{node}");
     }
     assert_sound(&world);
-}
-
-/// A certificate of an earlier life, sent again when the same replica leads once more and is cut off: nobody may
-/// be elected before its lease has run out.
-#[test]
-fn a_replayed_certificate_of_an_earlier_epoch_is_harmless() {
-    for seed in 0..50 {
-        let mut world = settled(seed, Conditions::default());
-        let old = world.die(A);
-        world
-            .run_until(ms(500), |world| world.is_serving(B))
-            .unwrap();
-        world.start(A);
-        world.run_for(ms(300));
-        world.transfer(B, A).unwrap();
-        world.run_for(ms(200));
-        assert!(world.is_serving(A));
-        world.isolate(A);
-        let term = world.replica(A).unwrap().status().term;
-        for node in [B, WITNESS] {
-            for delay in [0, 5, 20, 60] {
-                let event = Event::Certificate { node, death: old };
-                world.after(ms(delay), event);
-            }
-        }
-        let gap = world
-            .run_until(ms(500), |world| world.is_serving(B))
-            .unwrap();
-        assert!(gap > ms(80), "seed {seed}: elected after {gap:?}");
-        assert!(world.replica(B).unwrap().status().term > term);
-        for node in [B, WITNESS] {
-            let counters = world.counters(node);
-            let refused = counters.deaths_older_epoch + counters.deaths_replayed;
-            assert_eq!((counters.deaths_accepted, refused >= 4), (1, true));
-        }
-        assert_sound(&world);
-    }
 }
 
 /// A process that has just started does not know to whom its former life gave a promise.

@@ -11,11 +11,8 @@ use crate::{Change, Command, ProposalId, Role, Table, is_reserved};
 #[derive(Debug, Default)]
 pub(super) struct Invariants {
     pub(super) violations: Vec<String>,
-    /// Time from one lease to the next on another node, and how often.
-    pub(super) leases: Vec<(Duration, usize, u64)>,
     pub(super) acknowledged: BTreeSet<Bytes>,
     pub(super) roles: Vec<(Duration, usize, Role)>,
-    pub(super) restored: u64,
     leaders: BTreeMap<u64, usize>,
     committed: BTreeMap<u64, (u64, Vec<Change>)>,
     applied: BTreeMap<usize, u64>,
@@ -80,10 +77,9 @@ impl Invariants {
                 });
             }
             Command::Restored { index } => {
-                self.restored += 1;
                 self.applied.insert(node, *index);
             }
-            Command::Lease { term, until } => self.lease(node, *term, *until, table, now),
+            Command::Lease { term, until } => self.lease(node, *term, *until, table),
             Command::LeaseLost { term } => {
                 let held = self.held.remove(&node).map(|(held, _)| held);
                 self.require(held == Some(*term), || {
@@ -145,14 +141,7 @@ impl Invariants {
     }
 
     /// Who may serve has everything that was ever acknowledged; a witness never may.
-    fn lease(
-        &mut self,
-        node: usize,
-        term: u64,
-        until: Duration,
-        table: Option<&Table>,
-        now: Duration,
-    ) {
+    fn lease(&mut self, node: usize, term: u64, until: Duration, table: Option<&Table>) {
         self.require(node != WITNESS, || format!("the witness got lease {term}"));
         let before = self.held.insert(node, (term, until));
         let extends = before.is_none_or(|(held, expiry)| held == term && expiry < until);
@@ -160,7 +149,6 @@ impl Invariants {
             format!("{node}: lease {term} until {until:?} after {before:?}")
         });
         if before.is_none() {
-            self.leases.push((now, node, term));
             self.complete(node, table);
         }
     }

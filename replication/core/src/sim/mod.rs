@@ -1,7 +1,8 @@
 //! Three replicas in virtual time: one thread, one seed, every run repeats exactly.
 //!
-//! Messages are delayed, reordered and lost; links are cut one way or both; disks are slow and stall;
-//! processes crash, restart and pause; clocks drift apart. [`Invariants`] watch every command.
+//! What only replicas by themselves show: how long a takeover takes, how a pair is founded, each moment of a change
+//! of the membership. Everything that a pair must survive is played by the simulator of the whole pair
+//! (`chaos/simulator`), at random and directed. [`Invariants`] watch every command.
 
 mod alone;
 mod birth;
@@ -11,7 +12,6 @@ mod disk;
 mod force;
 mod invariants;
 mod membership;
-mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -71,7 +71,6 @@ struct Node {
     life: u64,
     /// Counts timers set; earlier ones are void.
     timer: u64,
-    paused_until: Duration,
     disk_free_at: Duration,
 }
 
@@ -125,15 +124,10 @@ pub(super) struct Conditions {
     pub(super) delay_us: (u64, u64),
     /// Time of one synced write in microseconds.
     pub(super) fsync_us: (u64, u64),
-    pub(super) loss: f64,
     /// How late a timer fires at most, in microseconds.
     pub(super) lateness_us: u64,
     /// Directed links that drop everything.
     pub(super) cut: BTreeSet<(usize, usize)>,
-    /// Switches the vote refusal after start off.
-    pub(super) forgets_promise: bool,
-    /// Switches the asking off: an empty store takes itself for a founder.
-    pub(super) forgets_disk_loss: bool,
     pub(super) on_single: OnSingle,
     /// What the builds on the three hosts can read.
     pub(super) versions: [Versions; 3],
@@ -146,11 +140,8 @@ impl Default for Conditions {
             limits: Limits::default(),
             delay_us: (80, 400),
             fsync_us: (150, 1500),
-            loss: 0.0,
             lateness_us: 500,
             cut: BTreeSet::new(),
-            forgets_promise: false,
-            forgets_disk_loss: false,
             on_single: OnSingle::Stop,
             versions: [Versions::SUPPORTED; 3],
         }
@@ -173,8 +164,6 @@ pub(super) struct World {
     events: BTreeMap<(Duration, u64), Event>,
     sequence: u64,
     keys: u64,
-    /// Every death that a guard has certified.
-    deaths: Vec<Death>,
 }
 
 impl World {
@@ -191,7 +180,6 @@ impl World {
             },
             life: 0,
             timer: 0,
-            paused_until: Duration::ZERO,
             disk_free_at: Duration::ZERO,
         });
         let mut world = World {
@@ -204,7 +192,6 @@ impl World {
             events: BTreeMap::new(),
             sequence: 0,
             keys: 0,
-            deaths: Vec::new(),
         };
         for node in [A, B, WITNESS] {
             world.start(node);
@@ -276,7 +263,6 @@ impl World {
     pub(super) fn crash(&mut self, node: usize) {
         self.nodes[node].replica = None;
         self.nodes[node].founding = None;
-        self.nodes[node].paused_until = Duration::ZERO;
         let survivors = self.rng.random_range(0..=self.nodes[node].disk.pending());
         self.nodes[node].disk.crash(survivors);
         self.invariants.stopped(node);
@@ -294,14 +280,6 @@ impl World {
         }
     }
 
-    pub(super) fn pause(&mut self, node: usize, length: Duration) {
-        self.nodes[node].paused_until = self.now + length;
-    }
-
-    pub(super) fn stall_disk(&mut self, node: usize, length: Duration) {
-        self.nodes[node].disk_free_at = self.now + length;
-    }
-
     pub(super) fn cut(&mut self, one: usize, other: usize) {
         self.conditions.cut.insert((one, other));
         self.conditions.cut.insert((other, one));
@@ -315,7 +293,6 @@ impl World {
 
     pub(super) fn heal(&mut self) {
         self.conditions.cut.clear();
-        self.conditions.loss = 0.0;
     }
 
     // Inputs.
@@ -370,11 +347,6 @@ impl World {
         let ((at, _), event) = entry.remove_entry();
         self.now = self.now.max(at);
         let node = event.node();
-        if self.nodes[node].paused_until > self.now {
-            let delay = self.nodes[node].paused_until - self.now;
-            self.after(delay, event);
-            return true;
-        }
         if self.is_void(&event) {
             return true;
         }
@@ -544,8 +516,7 @@ impl World {
         let Some(target) = SLOTS.iter().position(|slot| *slot == to.slot()) else {
             return;
         };
-        let lost = self.conditions.cut.contains(&(from, target))
-            || self.rng.random_bool(self.conditions.loss);
+        let lost = self.conditions.cut.contains(&(from, target));
         let delay = self.micros(self.conditions.delay_us);
         if class == MessageClass::Snapshot {
             let life = self.nodes[from].life;
