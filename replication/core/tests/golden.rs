@@ -9,7 +9,8 @@ use tandem_replication_core::eraftpb::{
     Message, MessageType, Snapshot,
 };
 use tandem_replication_core::{
-    Change, CodecError, Proposal, ProposalId, ReplicaId, Slot, Table, fuzzing,
+    Change, CodecError, Envelope, EnvelopeError, Hello, Member, Membership, PeerMessage, Position,
+    Proposal, ProposalId, ReplicaId, Slot, Standing, StoreId, Table, Versions, fuzzing,
 };
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1");
@@ -268,6 +269,74 @@ fn raft_messages() {
         |message| protobuf::text_format::print_to_string(message) + "\n",
         |_, message| message.write_to_bytes().unwrap(),
     );
+}
+
+/// What replicas say of themselves, and a Raft message as it lies on the wire.
+const ENVELOPES: [&str; 4] = ["hello-joining", "hello-member", "hello-waiting", "raft"];
+
+fn envelope(name: &str) -> Envelope {
+    let hello = |standing| Hello {
+        slot: Slot::B,
+        store: StoreId(0x0123_4567_89ab_cdef_0011_2233_4455_6677),
+        life: 1 << 60,
+        sequence: 300,
+        heard: 7,
+        generation: 2,
+        versions: Versions { min: 1, max: 300 },
+        standing,
+    };
+    let later = ReplicaId::new(Slot::B, 2).unwrap();
+    match name {
+        "hello-waiting" => Envelope::hello(hello(Standing::Waiting)),
+        "hello-joining" => Envelope::hello(hello(Standing::Joining(later))),
+        "hello-member" => Envelope::hello(hello(Standing::Member(Member {
+            id: later,
+            applied: Position {
+                index: 1 << 33,
+                term: 7,
+            },
+            membership: Membership {
+                voters: [A, later, WITNESS].into(),
+                outgoing: [A, B, WITNESS].into(),
+                learners: [ReplicaId::new(Slot::Witness, 5).unwrap()].into(),
+            },
+            founders: [(Slot::A, StoreId(1)), (Slot::Witness, StoreId(u128::MAX))].into(),
+            serving: true,
+        }))),
+        "raft" => Envelope {
+            generation: 2,
+            message: PeerMessage::Raft(message("append")),
+        },
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn envelopes() {
+    corpus("envelope").check(
+        &ENVELOPES,
+        |name| envelope(name).encode().to_vec(),
+        |name, bytes| {
+            let read = Envelope::decode(Bytes::copy_from_slice(bytes)).unwrap();
+            assert_eq!(read, envelope(name));
+            read
+        },
+        |_, envelope| envelope.encode().to_vec(),
+    );
+}
+
+/// The version is settled before anything behind it is looked at.
+#[test]
+fn envelopes_of_a_later_version_are_refused_whole() {
+    for (name, bytes) in corpus("envelope").samples() {
+        let mut later = bytes.to_vec();
+        later[0] += 1;
+        let refused = Envelope::decode(later.into());
+        assert!(
+            matches!(refused, Err(EnvelopeError::Version(2))),
+            "{name}: {refused:?}"
+        );
+    }
 }
 
 /// What a later version adds to a message is kept as it is: a log entry that is read and passed on loses nothing.
