@@ -168,7 +168,7 @@ fn each_broken_relation_names_file_line_and_key() {
         (
             "[[route]]",
             "[limits]\ncalls = 0\n[[route]]",
-            "t.toml:36: limits.calls: \"0\" is not between 1 and",
+            "t.toml:37: limits.calls: \"0\" is not between 1 and",
         ),
     ] {
         let complaint = complain(from, to);
