@@ -165,13 +165,15 @@ impl Tally {
 fn write_report(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
     writeln!(
         out,
-        "{:40} {:>6} {:>9} {:>9} {:>8} {:>7} {:>9} {:>6} {:>6}",
+        "{:38} {:>6} {:>9} {:>9} {:>8} {:>9} {:>7} {:>7} {:>9} {:>6} {:>6}",
         "scenario",
         "seeds",
         "virtual s",
         "takeovers",
         "witness",
-        "snaps",
+        "snapshots",
+        "disks",
+        "deaths",
         "confirmed",
         "calls",
         "failed"
@@ -181,14 +183,16 @@ fn write_report(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
             takeovers,
             witness_led,
             snapshots,
+            disks_lost,
+            deaths_certified,
             confirmed,
             calls_answered,
             ..
         } = tally.counts;
         writeln!(
             out,
-            "{name:40} {:>6} {:>9.0} {takeovers:>9} {witness_led:>8} {snapshots:>7} {confirmed:>9} \
-             {calls_answered:>6} {:>6}",
+            "{name:38} {:>6} {:>9.0} {takeovers:>9} {witness_led:>8} {snapshots:>9} {disks_lost:>7} \
+             {deaths_certified:>7} {confirmed:>9} {calls_answered:>6} {:>6}",
             tally.seeds, tally.virtual_seconds, tally.failed
         )?;
     }

@@ -38,7 +38,8 @@ use crate::{
 
 /// Inputs handled before their changes go into one log entry.
 const BATCH: usize = 256;
-/// Entries that a standby may lack and still be handed ownership: what is on its way. The transfer itself waits for them.
+/// Entries that a standby may lack and still be handed ownership: what is on its way. The transfer itself waits for
+/// them.
 const CAUGHT_UP: u64 = 1024;
 /// The longest the engine sleeps: how old the published view can get.
 const VIEW_INTERVAL: Duration = Duration::from_millis(200);

@@ -2,8 +2,8 @@
 //!
 //! One seed is one run. A run is a [`Scenario`] played in a world that has two nodes and a witness (each a replica, and
 //! on the nodes an engine and an address engine), their disks and clocks, a network, an EC2 or LAN fabric and phones.
-//! Invariants watch, one file each. Nothing here is concurrent and nothing reads a clock, so a seed that fails fails again:
-//! [`run`] it with a trace.
+//! Invariants watch, one file each. Nothing here is concurrent and nothing reads a clock, so a seed that fails fails
+//! again: [`run`] it with a trace.
 #![forbid(unsafe_code)]
 
 mod clock;

@@ -31,7 +31,8 @@ use crate::{
 
 /// Calls of a former owner that are taken over between two looks at the queue.
 const TAKEOVER_STEP: usize = 64;
-/// While so many batches wait for their commit, no further calls are taken over: what that changes must not fill the log.
+/// While so many batches wait for their commit, no further calls are taken over: what that changes must not fill the
+/// log.
 const TAKEOVER_IN_FLIGHT: usize = 8;
 
 /// What an engine is built from.
