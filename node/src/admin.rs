@@ -25,15 +25,12 @@ use crate::realtime::Realtime;
 pub(crate) use force::ask as force_stale_takeover;
 
 use crate::status::{
-    AddressView, Disk, ENGINE_STALE, EngineView, GuardView, Member, NodeStatus, Peer,
+    AddressView, CAUGHT_UP, Disk, ENGINE_STALE, EngineView, GuardView, Member, NodeStatus, Peer,
     ReplicationStatus,
 };
 
 /// Replicas of a whole pair.
 const SLOTS: usize = 3;
-
-/// Entries a healthy peer may be behind: what is on its way at the highest rates.
-const CAUGHT_UP: u64 = 1_000;
 
 /// Heartbeats are tens of milliseconds apart; this much silence is a loss, and half the second within
 /// which a loss must show.

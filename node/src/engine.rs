@@ -33,14 +33,11 @@ use crate::{
     fatal::Fatal,
     inbox::{Inbox, Input, Received},
     signalling::RealmSocket,
-    status::EngineView,
+    status::{CAUGHT_UP, EngineView},
 };
 
 /// Inputs handled before their changes go into one log entry.
 const BATCH: usize = 256;
-/// Entries that a standby may lack and still be handed ownership: what is on its way. The transfer itself waits for
-/// them.
-const CAUGHT_UP: u64 = 1024;
 /// The longest the engine sleeps: how old the published view can get.
 const VIEW_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -208,7 +205,7 @@ impl Shell {
                     self.parts.desired.send_replace(desired);
                 }
                 Command::Transition(mut transition) => {
-                    // The machine's own time is that of the decision; making every call ready comes between.
+                    // The machine's own time is that of the decision; the gate opens here.
                     if transition.event == tandem_failover_core::Event::GateOpened {
                         transition.at = transition.at.max(self.opened);
                     }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cdr::CdrStatus;
 
+/// Entries a healthy peer may be behind: what is on its way at the highest rates. A transfer waits for these itself.
+pub(crate) const CAUGHT_UP: u64 = 1_000;
 /// An engine that has not spoken for this long is stuck, and says so in `reasons`.
 pub(crate) const ENGINE_STALE: Duration = Duration::from_secs(1);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);

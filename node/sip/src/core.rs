@@ -296,12 +296,10 @@ impl Sip {
         self.awaiting.clear();
         self.in_flight.clear();
         self.uncommitted.clear();
-        for entry in self.table.values() {
-            for port in b2bua::ports(&entry.record) {
-                if !ports.reserve(port) {
-                    self.counters.port_conflicts += 1;
-                }
-            }
+        let records = self.table.values().map(|entry| &entry.record);
+        let held: Vec<MediaPort> = records.flat_map(b2bua::ports).collect();
+        for port in held {
+            self.reserve(port, ports);
         }
     }
 

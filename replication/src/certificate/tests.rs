@@ -1,40 +1,49 @@
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use proptest::prelude::*;
+use rustls::RootCertStore;
 
 use super::*;
 use crate::pki::{SLOTS, create_pair};
 
 /// Two pairs' keys; making them takes longer than using them.
 struct Keys {
-    directory: tempfile::TempDir,
+    signers: BTreeMap<(&'static str, Slot), CertificateSigner>,
+    /// Of ours.
+    roots: RootCertStore,
 }
 
+/// Loaded, since a static is never dropped and neither would be its files.
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let directory = tempfile::tempdir().unwrap();
+    let paths = |pair: &str, slot: Slot| {
+        KeyPaths::in_directory(&directory.path().join(pair).join(slot.to_string()))
+    };
+    let mut signers = BTreeMap::new();
     for pair in ["ours", "theirs"] {
         create_pair(&directory.path().join(pair), pair).unwrap();
+        for slot in SLOTS {
+            let signer = CertificateSigner::load(&paths(pair, slot), slot).unwrap();
+            signers.insert((pair, slot), signer);
+        }
     }
-    Keys { directory }
+    let roots = Credentials::load(&paths("ours", Slot::B), Slot::B)
+        .unwrap()
+        .roots;
+    Keys { signers, roots }
 });
 
 impl Keys {
-    fn paths(&self, pair: &str, slot: Slot) -> KeyPaths {
-        let directory = self.directory.path().join(pair).join(slot.to_string());
-        KeyPaths::in_directory(Path::new(&directory))
-    }
-
-    fn signer(&self, pair: &str, slot: Slot) -> CertificateSigner {
-        CertificateSigner::load(&self.paths(pair, slot), slot).unwrap()
+    fn signer(&self, pair: &'static str, slot: Slot) -> &CertificateSigner {
+        &self.signers[&(pair, slot)]
     }
 
     fn verifier(&self) -> Verifier {
-        let credentials = Credentials::load(&self.paths("ours", Slot::B), Slot::B).unwrap();
-        Verifier::new(credentials.roots).unwrap()
+        Verifier::new(self.roots.clone()).unwrap()
     }
 }
 
@@ -93,8 +102,8 @@ fn another_pairs_node_and_an_expired_certificate_are_not_trusted() {
 #[test]
 fn a_signature_by_another_key_is_wrong() {
     let thief = CertificateSigner {
-        certificate: KEYS.signer("ours", Slot::A).certificate,
-        key: KEYS.signer("ours", Slot::B).key,
+        certificate: KEYS.signer("ours", Slot::A).certificate.clone(),
+        key: Arc::clone(&KEYS.signer("ours", Slot::B).key),
     };
     let forged = thief.sign(&death(Slot::A)).unwrap();
     assert!(matches!(refusal(&forged), Forged::Signature));

@@ -14,17 +14,16 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use tandem_replication_core::{Founders, ReplicaId, Slot, StoreId};
 
 use super::error::StoreError;
-use super::files::{sync_directory, with_path};
+use super::files::{replace_durably, with_path};
 use super::identity::stored_identity;
 
 pub(super) const FILE: &str = "birth";
-const TEMPORARY: &str = "birth.new";
 const VERSION_LINE: &str = "tandem-birth 1";
 
 /// See the module.
@@ -133,14 +132,7 @@ impl Birth {
         if Birth::read(state_dir)?.as_ref() == Some(self) {
             return Ok(());
         }
-        let temporary: PathBuf = state_dir.join(TEMPORARY);
-        let mut file = with_path("create", &temporary, fs::File::create(&temporary))?;
-        let text = self.to_text();
-        with_path("write", &temporary, file.write_all(text.as_bytes()))?;
-        with_path("sync", &temporary, file.sync_all())?;
-        let path = state_dir.join(FILE);
-        with_path("rename", &temporary, fs::rename(&temporary, path))?;
-        sync_directory(state_dir)
+        replace_durably(state_dir, FILE, self.to_text().as_bytes())
     }
 
     fn to_text(&self) -> String {
