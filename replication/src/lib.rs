@@ -44,9 +44,7 @@ pub use punctuality::Punctuality;
 pub use settings::Settings;
 pub use start::{StartError, start};
 pub use status::{Member, Peer, ReplicaCounters, Status};
-pub use store::{
-    BootId, Durability, StoreError, UnknownDurability, move_aside, retire, stored_identity,
-};
+pub use store::{BootId, Durability, StoreError, UnknownDurability, move_aside, stored_identity};
 pub use tandem_replication_core::{
     Change, ForceError, Forced, InvalidOnSingle, Limits, OnSingle, Profile, ReplicaId, Role, Slot,
     Table, TransferError, Versions,

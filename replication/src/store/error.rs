@@ -100,16 +100,6 @@ pub enum StoreError {
         /// Who wanted to open it.
         expected: ReplicaId,
     },
-    /// A successor must be a later incarnation of the same slot.
-    #[error("{path} belongs to {found}: {next} is not a later incarnation of it")]
-    NotLater {
-        /// The state directory.
-        path: PathBuf,
-        /// Whose it is.
-        found: ReplicaId,
-        /// Who should follow.
-        next: ReplicaId,
-    },
     /// The identity file cannot be read, or a log without identity holds something.
     #[error("{path} does not say whose store this is: {detail}")]
     Unidentified {

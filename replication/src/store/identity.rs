@@ -9,7 +9,7 @@ use tandem_replication_core::{ReplicaId, Slot};
 
 use super::error::StoreError;
 use super::files::{self, remove, replace_durably, sync_directory};
-use super::{LOG_DIRECTORY, retire, tip};
+use super::{LOG_DIRECTORY, tip};
 use crate::pki::SLOTS;
 
 pub(super) const FILE: &str = "identity";
@@ -17,20 +17,11 @@ pub(super) const FILE: &str = "identity";
 pub(super) const CREATING: &str = "creating";
 const VERSION_LINE: &str = "tandem-store 1";
 
-/// The replica a state directory belongs to, or will once its predecessor's state is moved aside; `None` if the
-/// directory has not been used.
+/// The replica a state directory belongs to; `None` if the directory has not been used.
 ///
 /// # Errors
 /// The file exists but is unreadable or garbled.
 pub fn stored_identity(state_dir: &Path) -> Result<Option<ReplicaId>, StoreError> {
-    match retire::pending(state_dir)? {
-        Some(retiring) => Ok(Some(retiring.next)),
-        None => read(state_dir),
-    }
-}
-
-/// What the identity file says.
-pub(super) fn read(state_dir: &Path) -> Result<Option<ReplicaId>, StoreError> {
     let path = path(state_dir);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
@@ -103,21 +94,15 @@ fn parse(text: &str) -> Option<ReplicaId> {
     if lines.next()? != VERSION_LINE {
         return None;
     }
-    let id = parse_id(&mut lines)?;
-    lines
-        .next()?
-        .strip_prefix("created ")?
-        .parse::<u64>()
-        .ok()?;
-    Some(id)
-}
-
-/// The lines that name a replica.
-pub(super) fn parse_id<'a>(lines: &mut impl Iterator<Item = &'a str>) -> Option<ReplicaId> {
     let slot = lines.next()?.strip_prefix("slot ")?;
     let slot: Slot = SLOTS
         .into_iter()
         .find(|candidate| candidate.to_string() == slot)?;
     let incarnation = lines.next()?.strip_prefix("incarnation ")?.parse().ok()?;
+    lines
+        .next()?
+        .strip_prefix("created ")?
+        .parse::<u64>()
+        .ok()?;
     ReplicaId::new(slot, incarnation).ok()
 }

@@ -15,7 +15,7 @@ use super::error::StoreError;
 use super::files::{self, Syncs, with_path};
 use super::identity;
 use super::tip::{Tip, TipFile};
-use super::{CACHE_BYTES, LOG_DIRECTORY, SEGMENT_BYTES, Store, keys, retire};
+use super::{CACHE_BYTES, LOG_DIRECTORY, SEGMENT_BYTES, Store, keys};
 use crate::panics::guarded;
 
 pub(super) fn open(
@@ -72,7 +72,6 @@ pub(super) fn open(
         identity::create(state_dir, id)?;
     }
     identity::end_creation(state_dir)?;
-    retire::settle(state_dir)?;
     if !tip.follows(&earlier) {
         return Err(corrupt(format!(
             "it ends at {tip:?}, but had reached {earlier:?}"
@@ -142,18 +141,7 @@ pub(super) fn open_database(
 
 /// Whose store it is so far, if `id` may have it in this boot; `None` if it is still to be created.
 fn admit(state_dir: &Path, id: ReplicaId, boot: &BootId) -> Result<Option<ReplicaId>, StoreError> {
-    match retire::pending(state_dir)? {
-        Some(retiring) if retiring.next != id => {
-            return Err(StoreError::Foreign {
-                path: state_dir.to_owned(),
-                found: retiring.next,
-                expected: id,
-            });
-        }
-        Some(retiring) => drop(retire::finish(state_dir, &retiring)?),
-        None => {}
-    }
-    let identity = identity::read(state_dir)?;
+    let identity = identity::stored_identity(state_dir)?;
     match identity {
         Some(found) if found != id => {
             return Err(StoreError::Foreign {

@@ -23,7 +23,6 @@ pub(crate) mod fuzzing;
 mod identity;
 mod keys;
 mod load;
-mod retire;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -42,7 +41,6 @@ pub use durability::{BootId, Durability, UnknownDurability};
 pub use error::StoreError;
 pub(crate) use force::finish_forced_takeover;
 pub use identity::stored_identity;
-pub use retire::retire;
 pub(crate) use space::{SpaceChange, SpaceWatch};
 pub(crate) use thread::{Confirm, StoreThread};
 

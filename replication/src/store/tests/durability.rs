@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tandem_replication_core::{ReplicaId, Restored, Slot};
 
-use super::super::{BootId, Durability, Mode, Store, StoreError, retire, stored_identity};
+use super::super::{BootId, Durability, Mode, Store, StoreError, move_aside, stored_identity};
 use super::model::{ID, append, check, conf_state, hard_state, write};
+use crate::store::birth::Birth;
 
 const MARK: &str = "unsynced";
 
@@ -157,18 +158,12 @@ fn used(directory: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_retired_state_is_kept_aside_and_its_successor_starts_empty() {
+fn a_store_that_was_moved_aside_is_evidence_and_its_successor_starts_empty() {
     let directory = tempfile::tempdir().unwrap();
     let state = used(directory.path());
-    let aside = retire(&state, next()).unwrap();
-    assert_eq!(aside, state.join("retired-1-1"));
-    assert_eq!(
-        stored_identity(&state).unwrap(),
-        Some(next()),
-        "before it has a store"
-    );
-    let old = open(&state, Durability::Memory, "two").unwrap_err();
-    assert!(matches!(old, StoreError::Foreign { .. }), "{old}");
+    let aside = move_aside(&state).unwrap().unwrap();
+    assert_eq!(aside, state.join("retired-1"));
+    assert_eq!(stored_identity(&state).unwrap(), None);
 
     let (store, restored) = Store::open(&state, next()).unwrap();
     drop(store);
@@ -176,7 +171,7 @@ fn a_retired_state_is_kept_aside_and_its_successor_starts_empty() {
     assert_eq!(stored_identity(&state).unwrap(), Some(next()));
     assert_eq!(
         names(&state),
-        ["cdr.jsonl", "identity", "log", "retired-1-1", "tip"]
+        ["cdr.jsonl", "identity", "log", "retired-1", "tip"]
     );
     // It is evidence, and whole.
     let (_, restored) = open(&aside, Durability::Memory, "one").unwrap();
@@ -185,112 +180,47 @@ fn a_retired_state_is_kept_aside_and_its_successor_starts_empty() {
 }
 
 #[test]
-fn only_the_newest_two_retired_states_are_kept() {
+fn only_the_newest_two_stores_are_kept_aside() {
     let directory = tempfile::tempdir().unwrap();
     let state = used(directory.path());
     for incarnation in 2..=5 {
         let id = ReplicaId::new(Slot::A, incarnation).unwrap();
-        retire(&state, id).unwrap();
+        move_aside(&state).unwrap().unwrap();
         drop(Store::open(&state, id).unwrap());
     }
     let mut expected = vec![
         "cdr.jsonl",
         "identity",
         "log",
-        "retired-3-3",
-        "retired-4-4",
+        "retired-3",
+        "retired-4",
         "tip",
     ];
     expected.sort_unstable();
     assert_eq!(names(&state), expected);
 }
 
+/// A crash after each step: the directory never looks unused, and moving it aside again finishes it.
 #[test]
-fn a_state_is_retired_only_for_its_successor_and_only_when_nobody_uses_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let state = used(directory.path());
-    for wrong in [ID, ReplicaId::new(Slot::B, 2).unwrap()] {
-        let error = retire(&state, wrong).unwrap_err();
-        assert!(
-            matches!(error, StoreError::NotLater { found: ID, .. }),
-            "{error}"
-        );
-    }
-    let (store, _) = open(&state, Durability::Memory, "one").unwrap();
-    let error = retire(&state, next()).unwrap_err();
-    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
-    drop(store);
-    retire(&state, next()).unwrap();
-}
-
-/// A crash after each step of a retirement, up to the successor's identity: the directory never looks unused, and
-/// opening it as the successor gives an empty store with the old state aside.
-#[test]
-fn an_interrupted_retirement_is_finished_by_the_next_open() {
+fn an_interrupted_move_is_noticed_and_finished_by_the_next() {
     let moved = ["identity", "tip", MARK, "log"];
-    for steps in 0..=moved.len() {
+    for steps in 1..=moved.len() {
         let directory = tempfile::tempdir().unwrap();
         let state = used(directory.path());
-        let aside = state.join("retired-1-1");
-        fs::write(
-            state.join("retiring"),
-            "tandem-retiring 1\nslot a\nincarnation 2\ndirectory retired-1-1\n",
-        )
-        .unwrap();
+        drop(Birth::open(&state, ID.slot()).unwrap());
+        let aside = state.join("retired-1");
         fs::create_dir(&aside).unwrap();
         for name in &moved[..steps] {
             fs::rename(state.join(name), aside.join(name)).unwrap();
         }
-        assert_eq!(
-            stored_identity(&state).unwrap(),
-            Some(next()),
-            "step {steps}"
+        let error = Birth::open(&state, ID.slot()).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Missing { id: ID, .. }),
+            "step {steps}: {error}"
         );
-        if steps % 2 == 1 {
-            assert_eq!(retire(&state, next()).unwrap(), aside);
-        }
+        move_aside(&state).unwrap().unwrap();
+        assert!(Birth::open(&state, ID.slot()).unwrap().decided().is_none());
         let (_, restored) = Store::open(&state, next()).unwrap();
         assert_eq!(restored, Restored::default(), "step {steps}");
-        assert!(!state.join("retiring").exists(), "step {steps}");
-        let (_, old) = open(&aside, Durability::Memory, "one").unwrap();
-        assert_eq!(old.applied, 5, "step {steps}");
-    }
-}
-
-/// A successor that was cut off before it had an identity is begun again, and the old state stays what it was.
-#[test]
-fn a_successor_without_identity_does_not_replace_the_old_state() {
-    let directory = tempfile::tempdir().unwrap();
-    let state = used(directory.path());
-    let aside = retire(&state, next()).unwrap();
-    let record = fs::read(state.join("retiring")).unwrap();
-    drop(Store::open(&state, next()).unwrap());
-    fs::remove_file(state.join("identity")).unwrap();
-    fs::write(state.join("retiring"), record).unwrap();
-    let (_, restored) = Store::open(&state, next()).unwrap();
-    assert_eq!(restored, Restored::default());
-    assert_eq!(
-        open(&aside, Durability::Memory, "one").unwrap().1.applied,
-        5
-    );
-}
-
-#[test]
-fn a_garbled_record_of_a_retirement_is_an_error() {
-    let directory = tempfile::tempdir().unwrap();
-    let state = used(directory.path());
-    for record in [
-        "",
-        "tandem-retiring 1\nslot a\nincarnation 2\ndirectory retired-/../..\n",
-    ] {
-        fs::write(state.join("retiring"), record).unwrap();
-        let errors = [
-            stored_identity(&state).unwrap_err(),
-            retire(&state, next()).unwrap_err(),
-            Store::open(&state, next()).unwrap_err(),
-        ];
-        for error in errors {
-            assert!(matches!(error, StoreError::Unidentified { .. }), "{error}");
-        }
     }
 }
