@@ -6,9 +6,7 @@
 
 use std::collections::VecDeque;
 
-use tandem_replication_core::{
-    Change, Forced, Founders, ReplicaId, Restored, StoreId, Write, WriteId,
-};
+use tandem_replication_core::{Forced, Founders, ReplicaId, Restored, StoreId, Write, WriteId};
 
 /// What an acknowledgement rests on (`[pair] durability`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,11 +72,11 @@ impl Disk {
                 Durability::Durable => write.must_sync,
                 Durability::Memory => promises(&self.visible, &write),
             };
-            execute(&mut self.visible, write.clone());
+            self.visible.execute(write.clone());
             self.unsynced.push(write);
             if sync {
                 for write in self.unsynced.drain(..) {
-                    execute(&mut self.synced, write);
+                    self.synced.execute(write);
                 }
             }
         }
@@ -97,7 +95,7 @@ impl Disk {
     /// The process is gone. The page cache stays, and with it the first `survivors` of what was on its way.
     pub(crate) fn crash(&mut self, survivors: usize) {
         for write in self.pending.drain(..).take(survivors) {
-            execute(&mut self.visible, write.clone());
+            self.visible.execute(write.clone());
             self.unsynced.push(write);
         }
     }
@@ -110,7 +108,7 @@ impl Disk {
             .chain(self.pending.drain(..))
             .take(survivors)
         {
-            execute(&mut self.synced, write);
+            self.synced.execute(write);
         }
         self.visible = self.synced.clone();
     }
@@ -126,7 +124,7 @@ impl Disk {
             });
         }
         if let Some(write) = self.visible.forced(id) {
-            execute(&mut self.visible, write);
+            self.visible.execute(write);
         }
         self.synced = self.visible.clone();
         self.unsynced.clear();
@@ -156,34 +154,4 @@ pub(crate) fn last(state: &Restored) -> u64 {
         .entries
         .last()
         .map_or(state.compacted.index, |entry| entry.index)
-}
-
-fn execute(state: &mut Restored, write: Write) {
-    if let Some(snapshot) = write.snapshot {
-        state.entries.clear();
-        state.compacted = snapshot.position;
-        state.applied = snapshot.position.index;
-        state.table = snapshot.table;
-    }
-    if let Some(from) = write.truncate_from {
-        while state.entries.pop_if(|entry| entry.index >= from).is_some() {}
-    }
-    state.entries.extend(write.entries);
-    if let Some(hard_state) = write.hard_state {
-        state.hard_state = hard_state;
-    }
-    if let Some(conf_state) = write.conf_state {
-        state.conf_state = conf_state;
-    }
-    for change in write.changes {
-        match change {
-            Change::Put { key, value } => state.table.insert(key, value),
-            Change::Delete { key } => state.table.remove(&key),
-        };
-    }
-    state.applied = write.applied.unwrap_or(state.applied);
-    if let Some(position) = write.compact_to {
-        state.entries.retain(|entry| entry.index > position.index);
-        state.compacted = position;
-    }
 }

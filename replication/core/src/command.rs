@@ -178,6 +178,39 @@ impl Restored {
     }
 }
 
+impl Restored {
+    /// What a write makes of a store: its meaning, which a store on a disk has to give it and a simulated one is.
+    pub fn execute(&mut self, write: Write) {
+        if let Some(snapshot) = write.snapshot {
+            self.entries.clear();
+            self.compacted = snapshot.position;
+            self.applied = snapshot.position.index;
+            self.table = snapshot.table;
+        }
+        if let Some(from) = write.truncate_from {
+            while self.entries.pop_if(|entry| entry.index >= from).is_some() {}
+        }
+        self.entries.extend(write.entries);
+        if let Some(hard_state) = write.hard_state {
+            self.hard_state = hard_state;
+        }
+        if let Some(conf_state) = write.conf_state {
+            self.conf_state = conf_state;
+        }
+        for change in write.changes {
+            match change {
+                Change::Put { key, value } => self.table.insert(key, value),
+                Change::Delete { key } => self.table.remove(&key),
+            };
+        }
+        self.applied = write.applied.unwrap_or(self.applied);
+        if let Some(position) = write.compact_to {
+            self.entries.retain(|entry| entry.index > position.index);
+            self.compacted = position;
+        }
+    }
+}
+
 impl Write {
     /// Puts [`Restored::founded`] into an empty store.
     pub(crate) fn founding(founded: &Restored) -> Write {

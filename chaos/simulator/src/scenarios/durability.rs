@@ -6,7 +6,8 @@
 //!   machine may lose its power.
 //! * Two that lose power before the first is whole again: what only they held is lost, and nobody serves by himself.
 
-use super::{Scenario, changes, expect_serving, expect_whole, recover, settle, standard};
+use super::membership::nobody_serves_without_what_b_lost;
+use super::{Scenario, changes, expect_whole, recover, settle, standard};
 use crate::clock::ms;
 use crate::disk::Durability;
 use crate::world::Conditions;
@@ -47,30 +48,10 @@ pub(super) const POWER_CUTS_IN_MEMORY_MODE: Scenario = Scenario {
     },
 };
 
-/// Commits on active and standby while the witness is behind. The standby loses power, the active only its process:
-/// what the two acknowledged is in the active's memory.
+/// The standby loses power, the active only its process: what the two acknowledged is in the active's memory.
 pub(super) const UNCLEAN_MEMORY_RESTART: Scenario = Scenario {
     name: "unclean-memory-restart",
     about: "a store that may lack what it acknowledged from memory does not vote without it",
     conditions: memory,
-    play: |world| {
-        settle(world);
-        world.isolate(WITNESS);
-        changes(world, A, 20, ms(5));
-        world.crash(A);
-        world.power_cut(B);
-        world.heal();
-        world.start(B);
-        world.run_for(ms(1500));
-        world.expect(world.serving().is_none(), |_| {
-            "somebody serves without what was acknowledged".to_owned()
-        });
-        world.start(A);
-        expect_serving(world, A, ms(1500));
-        expect_whole(world);
-        world.expect(world.id_of(B).incarnation() == 2, |_| {
-            "b used its old store".to_owned()
-        });
-        recover(world);
-    },
+    play: |world| nobody_serves_without_what_b_lost(world, |world| world.power_cut(B)),
 };
